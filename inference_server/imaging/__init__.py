@@ -1,0 +1,1 @@
+"""Arrays, geometry and file formats. Knows nothing of tasks, models or HTTP."""

@@ -1,0 +1,77 @@
+"""What every model takes and gives: `Case` and `Result`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference_server.imaging.volume import ScalingFactor, Volume
+from inference_server.models.manifest import LabelName
+
+ParameterValue = float | int | str | bool
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One case, as a model gets it.
+
+    `channels` and `contours` map names to volumes (channels in the manifest's order; contours are boolean volumes on the
+    contour grid), `points` to (N, 3) float64 arrays in LPS mm, `transforms` to 4 x 4 float64 matrices, `dicom_tags`
+    a channel's name to its tags (decimal tag to text). `scaling_factor` is (z, y, x).
+    """
+
+    channels: Mapping[str, Volume]
+    contours: Mapping[str, Volume] = field(default_factory=dict)
+    points: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    transforms: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    dicom_tags: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    scaling_factor: ScalingFactor = (1, 1, 1)
+    assumed: tuple[str, ...] = ()
+    """What the reader had to assume, in sentences for the report (an identity direction, say)."""
+
+    @property
+    def reference(self) -> Volume:
+        """The first channel, whose grid the result is on."""
+        return next(iter(self.channels.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Integer labels (uint8 or uint16, (z, y, x)) on the contour grid, and what each value means."""
+
+    name: str
+    labels: Volume
+    names: Mapping[int, LabelName]
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a result came about: what a user may want to know and a program may read."""
+
+    model: str = ""
+    version: str = ""
+    digest: str = ""
+    device: str = ""
+    precision: str = ""
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What was assumed or degraded, and why, in sentences."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a model gave for a case."""
+
+    segmentations: tuple[Segmentation, ...] = ()
+    classifications: Mapping[str, float] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    meshes: Mapping[str, Any] = field(default_factory=dict)
+    points: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    transforms: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    report: Report = field(default_factory=Report)

@@ -1,0 +1,199 @@
+"""The manifest: what a model declares of itself. Reading one runs no code of the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from inference_server.errors import BadRequest, ModelLoadError
+
+Color = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
+ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class Declared(BaseModel):
+    """Base of everything declared: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LabelName(Declared):
+    """A label's name, its display colour (red, green, blue, 0–255) and, where known, a terminology code."""
+
+    name: str = Field(min_length=1, max_length=200)
+    color: Color = (255, 0, 0)
+    code: str | None = Field(None, description="SNOMED CT or other code of the structure")
+
+
+class Channel(Declared):
+    """One image that a model takes."""
+
+    name: str = Field("image", min_length=1)
+    modality: str | None = None
+    description: str = ""
+    required: bool = True
+
+
+class Parameter(Declared):
+    """One value that a user may set: a number, a text, a flag or a choice."""
+
+    name: str = Field(min_length=1)
+    type: Literal["number", "integer", "text", "flag", "choice"]
+    default: float | int | str | bool | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    description: str = ""
+
+    def check(self, value: Any) -> float | int | str | bool:
+        """Return `value` in this parameter's type.
+
+        Raises:
+            BadRequest: it is of another type, out of range or not one of the choices.
+        """
+        match self.type:
+            case "number" | "integer":
+                return self._number(value)
+            case "flag":
+                return self._flag(value)
+            case "choice" if value not in self.choices:
+                raise self._refusal(f"one of {', '.join(self.choices)}", value)
+        if not isinstance(value, str):
+            raise self._refusal("a text", value)
+        return value
+
+    def _number(self, value: Any) -> float | int:
+        number = _as_number(value)
+        whole = self.type == "integer"
+        low, high = self.minimum, self.maximum
+        inside = number is not None and (low is None or number >= low) and (high is None or number <= high)
+        if number is None or not inside or (whole and number != int(number)):
+            kind = "a whole number" if whole else "a number"
+            raise self._refusal(f"{kind} from {'-∞' if low is None else low} to {'∞' if high is None else high}", value)
+        return int(number) if whole else number
+
+    def _flag(self, value: Any) -> bool:
+        flags = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        flag = flags.get(str(value).lower())
+        if flag is None:
+            raise self._refusal("true or false", value)
+        return flag
+
+    def _refusal(self, expected: str, value: Any) -> BadRequest:
+        shown = str(value)[:50]
+        return BadRequest(f"The parameter '{self.name}' must be {expected}; '{shown}' came.", field=self.name)
+
+
+class Precision(StrEnum):
+    """The number format a network computes in."""
+
+    AUTO = "auto"
+    """The fastest that agrees with float32 on the model's example."""
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Manifest(Declared):
+    """What a model takes, what it gives and how it runs."""
+
+    id: ModelId
+    version: str = "1.0.0"
+    runtime: str = "monai-bundle"
+    title: str = ""
+    description: str = ""
+    license: str = ""
+    channels: tuple[Channel, ...] = Field((Channel(),), min_length=1)
+    labels: Mapping[int, LabelName] = Field(default_factory=dict)
+    restore: Literal["argmax", "threshold", "labels"] = "argmax"
+    """`argmax`: exclusive classes, class 0 is background. `threshold`: channel i is label i + 1, and structures may overlap;
+    each gets a segmentation of its own. `labels`: the model gives integer labels itself."""
+    threshold: float = Field(0.5, gt=0, lt=1)
+    parameters: tuple[Parameter, ...] = ()
+    dimensions: Literal[2, 3] = 3
+    queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,50}$")] = "default"
+    precision: Precision = Precision.AUTO
+    example: str | None = Field(None, description="an image in the model's folder, on which precisions are compared")
+    preload: bool = True
+    time_limit_s: float | None = Field(None, gt=0)
+    options: Mapping[str, Any] = Field(default_factory=dict, description="what only this runtime understands")
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) else value
+
+    @field_validator("labels")
+    @classmethod
+    def _label_values(cls, labels: Mapping[int, LabelName]) -> Mapping[int, LabelName]:
+        if any(not 1 <= value <= 65_535 for value in labels):
+            raise ValueError("label values are whole numbers from 1 to 65535")
+        return labels
+
+    @model_validator(mode="after")
+    def _only_trailing_channels_are_optional(self) -> Manifest:
+        required = [channel.required for channel in self.channels]
+        if required != sorted(required, reverse=True) or not required[0]:
+            raise ValueError("required channels come first, and there is at least one")
+        if len({channel.name for channel in self.channels}) != len(self.channels):
+            raise ValueError("two channels have the same name")
+        return self
+
+    @property
+    def required_channels(self) -> int:
+        """How many images a case has at least."""
+        return sum(channel.required for channel in self.channels)
+
+    def check_parameters(self, given: Mapping[str, Any]) -> dict[str, float | int | str | bool]:
+        """Return every declared parameter with its value, given or default.
+
+        Raises:
+            BadRequest: an unknown parameter, or a value that the manifest does not allow.
+        """
+        declared = {parameter.name: parameter for parameter in self.parameters}
+        for name in given:
+            if name not in declared:
+                known = ", ".join(declared) or "none"
+                raise BadRequest(f"The model '{self.id}' has no parameter '{str(name)[:50]}'. Its parameters: {known}.", field=str(name)[:50])
+        checked = {name: declared[name].check(value) for name, value in given.items()}
+        defaults = {p.name: p.default for p in self.parameters if p.default is not None}
+        return {**defaults, **checked}
+
+
+def parse_manifest(declared: Mapping[str, Any]) -> Manifest:
+    """Return the manifest that a mapping declares.
+
+    Raises:
+        ModelLoadError: it is not a valid one; the message names the keys at fault.
+    """
+    try:
+        return Manifest.model_validate(declared)
+    except ValidationError as exc:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in exc.errors())
+        raise ModelLoadError(f"The manifest is not valid: {faults}.") from exc
+
+
+def version_key(version: str) -> tuple[tuple[int, str], ...]:
+    """Return a key that sorts version texts as people expect: 1.10 after 1.9."""
+    parts = re.findall(r"\d+|[A-Za-z]+", version)
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)
+
+
+def example_path(manifest: Manifest, folder: Path) -> Path | None:
+    """Return the path of the model's example image, or None where it declares none."""
+    return folder / manifest.example if manifest.example else None
+
+
+def _as_number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if number == number and abs(number) != float("inf") else None

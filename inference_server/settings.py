@@ -1,0 +1,128 @@
+"""One immutable `Settings`, read once by an entry point and passed down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from inference_server.errors import SettingsError
+
+PREFIX = "INFERENCE_SERVER_"
+MIB = 1024**2
+GIB = 1024**3
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set, by environment variable (`INFERENCE_SERVER_<NAME>`) or command option.
+
+    Lists are comma-separated paths or names (`_MODELS_DIRS=/models/a,/models/b`).
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_parse_none_str="none")
+
+    # Where things are
+    host: str = Field("127.0.0.1", description="address the API listens on")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port of the API; 0 takes a free one")
+    public_url: str | None = Field(None, description="base of every URL the server announces")
+    data_dir: Path = Field(Path("inference-server-data"), description="folder of records, blobs and the embedded Redis")
+    models_dirs: str = Field("", description="further model folders beside the shipped zoo, separated by commas")
+    zoo: bool = Field(True, description="serve the models that ship with the server")
+    database_url: str | None = Field(None, description="SQLAlchemy URL of the records; default: SQLite in the data folder")
+    broker_url: str | None = Field(None, description="Celery broker; `up` starts an embedded Redis where it is not set")
+    blobs_url: str | None = Field(None, description="where bytes live; default: a folder in the data folder")
+    no_auth: bool = Field(False, description="listen beyond this machine although no access control is in force")
+
+    # Limits at the door
+    upload_limit_bytes: int = Field(2 * GIB, gt=0, description="largest request body")
+    image_limit_bytes: int = Field(2 * GIB, gt=0, description="largest array that one image may declare in its header")
+    unpacked_limit_bytes: int = Field(8 * GIB, gt=0, description="largest sum of all members of a zip, unpacked")
+    member_limit: int = Field(256, gt=0, description="most members of a zip")
+    labels_limit_bytes: int = Field(4 * GIB, gt=0, description="largest label array on the contour grid, one byte a voxel")
+    disk_low_bytes: int = Field(1 * GIB, ge=0, description="free disk space below which uploads are refused")
+    queue_limit: int = Field(10_000, gt=0, description="most tasks that may wait")
+
+    # The life of a task
+    lease_s: float = Field(15.0, gt=0, description="how long a claim lasts without a renewal")
+    beat_s: float = Field(3.0, gt=0, description="how often a claim is renewed")
+    cancel_grace_s: float = Field(5.0, ge=0, description="how long a model may take to notice that it was cancelled")
+    max_attempts: int = Field(3, ge=1, description="how often a task is tried when its worker dies")
+    task_time_limit_s: float = Field(1800.0, gt=0, description="longest computation of one task")
+    queue_time_limit_s: float = Field(86_400.0, gt=0, description="longest wait of a task in its queue")
+    drain_s: float = Field(60.0, ge=0, description="how long a stopping worker may finish its tasks")
+    retention_s: float = Field(7 * 86_400.0, gt=0, description="how long case and result are kept after the task ended")
+    orphan_blob_s: float = Field(3600.0, gt=0, description="age at which a blob without a record is removed")
+    housekeeping_s: float = Field(5.0, gt=0, description="how often housekeeping sweeps")
+
+    # Processes
+    api_processes: int = Field(2, ge=1, description="API processes")
+    api_threads: int = Field(64, ge=2, description="threads of all API processes together")
+    wait_limit_s: float = Field(60.0, gt=0, description="longest wait of a request for a change (`?wait=`)")
+    worker_children: int = Field(2, ge=1, description="child processes of a worker")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
+    cpu_threads: int = Field(0, ge=0, description="threads a model computes with on a CPU; 0: all cores")
+    queues: str = Field("default", description="queues a worker listens to, separated by commas")
+    preload: bool = Field(True, description="load every model of the queues when a worker child starts")
+    log_json: bool = Field(False, description="write logs as JSON lines")
+    log_level: str = Field("INFO", description="lowest level that is logged")
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the records."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'records.sqlite'}"
+
+    @property
+    def blobs(self) -> str:
+        """URL of the blob store."""
+        return self.blobs_url or f"file://{self.data_dir.absolute() / 'blobs'}"
+
+    @property
+    def model_folders(self) -> tuple[Path, ...]:
+        """The operator's own model repositories, in the order given."""
+        return tuple(Path(part.strip()) for part in self.models_dirs.split(",") if part.strip())
+
+    @property
+    def queue_names(self) -> tuple[str, ...]:
+        """The queues a worker listens to."""
+        return tuple(part.strip() for part in self.queues.split(",") if part.strip())
+
+    def environment(self) -> dict[str, str]:
+        """Return the settings that differ from their defaults as environment variables for a child process."""
+        changed = self.model_dump(exclude_defaults=True)
+        return {PREFIX + name.upper(): "none" if value is None else str(value) for name, value in changed.items()}
+
+
+def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings from the environment, `overrides` winning.
+
+    Args:
+        overrides: settings by field name; a value of None is left to the environment.
+
+    Raises:
+        SettingsError: a variable with our prefix is unknown, or a value is malformed; the message names it.
+    """
+    _refuse_unknown_variables()
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as exc:
+        raise SettingsError(_sentence(exc)) from exc
+
+
+def _refuse_unknown_variables() -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "TEST_"):
+            raise SettingsError(f"The setting {name} is unknown. `inference-server settings` lists all of them.")
+
+
+CLIENT_VARIABLES = {PREFIX + "SERVER", PREFIX + "TOKEN"}
+
+
+def _sentence(exc: ValidationError) -> str:
+    parts = [f"{PREFIX}{str(e['loc'][0]).upper() if e['loc'] else '?'}: {e['msg']}" for e in exc.errors()]
+    return "A setting is malformed. " + "; ".join(parts) + "."

@@ -1,0 +1,1 @@
+"""The life of a task: record, store, blobs, queue, runner and housekeeping."""

@@ -1,0 +1,48 @@
+"""Blobs: where bytes live."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from inference_server.tasks.blobs.local import LocalBlobs
+
+__all__ = ["Blobs", "LocalBlobs", "open_blobs"]
+
+
+class Blobs(Protocol):
+    """A place for immutable byte strings, each under a key that nobody can guess."""
+
+    def stage(self) -> Path:
+        """Return the path of a new empty file to write into; `put` or `discard` ends it."""
+
+    def put(self, staged: Path) -> str:
+        """Make a staged file durable (fsync) and return its key. The staged path is gone afterwards."""
+
+    def discard(self, staged: Path) -> None:
+        """Remove a staged file, if it is still there."""
+
+    def open(self, key: str) -> BinaryIO:
+        """Open a blob for reading.
+
+        Raises:
+            ResultGone: there is no such blob.
+        """
+
+    def as_file(self, key: str) -> AbstractContextManager[Path]:
+        """Give a blob as a local file for the length of a `with` block. The file must not be changed."""
+
+    def delete(self, key: str) -> None:
+        """Remove a blob; nothing happens if it is gone already."""
+
+    def older_than(self, age_s: float) -> list[str]:
+        """Return the keys of blobs and staged files older than `age_s` seconds."""
+
+    def free_bytes(self) -> int | None:
+        """Return the free space, or None where the place has no limit."""
+
+
+def open_blobs(url: str) -> Blobs:
+    """Return the blob store at a URL (`file:///folder`)."""
+    return LocalBlobs(Path(url.removeprefix("file://")))
