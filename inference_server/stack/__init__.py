@@ -1,0 +1,1 @@
+"""The embedded stack: everything the server needs on one machine, started and stopped together."""
