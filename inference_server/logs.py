@@ -32,4 +32,6 @@ def configure_logging(settings: Settings) -> None:
 def _renderers(as_json: bool) -> list[structlog.types.Processor]:
     if as_json:
         return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+    return [
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    ]

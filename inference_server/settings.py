@@ -32,7 +32,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("inference-server-data"), description="folder of records, blobs and the embedded Redis")
     models_dirs: str = Field("", description="further model folders beside the shipped zoo, separated by commas")
     zoo: bool = Field(True, description="serve the models that ship with the server")
-    database_url: str | None = Field(None, description="SQLAlchemy URL of the records; default: SQLite in the data folder")
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL of the records; default: SQLite in the data folder"
+    )
     broker_url: str | None = Field(None, description="Celery broker; `up` starts an embedded Redis where it is not set")
     blobs_url: str | None = Field(None, description="where bytes live; default: a folder in the data folder")
     no_auth: bool = Field(False, description="listen beyond this machine although no access control is in force")
@@ -42,7 +44,9 @@ class Settings(BaseSettings):
     image_limit_bytes: int = Field(2 * GIB, gt=0, description="largest array that one image may declare in its header")
     unpacked_limit_bytes: int = Field(8 * GIB, gt=0, description="largest sum of all members of a zip, unpacked")
     member_limit: int = Field(256, gt=0, description="most members of a zip")
-    labels_limit_bytes: int = Field(4 * GIB, gt=0, description="largest label array on the contour grid, one byte a voxel")
+    labels_limit_bytes: int = Field(
+        4 * GIB, gt=0, description="largest label array on the contour grid, one byte a voxel"
+    )
     disk_low_bytes: int = Field(1 * GIB, ge=0, description="free disk space below which uploads are refused")
     queue_limit: int = Field(10_000, gt=0, description="most tasks that may wait")
 

@@ -1,0 +1,35 @@
+"""The `inference-server` command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from inference_server.commands import serve
+from inference_server.errors import InferenceServerError
+
+app = typer.Typer(
+    help="Warm segmentation models behind a durable queue.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SERVER = "Run the server"
+for command in (serve.up, serve.api, serve.worker, serve.housekeeping, serve.settings):
+    app.command(rich_help_panel=SERVER)(command)
+
+
+def main() -> None:
+    """Run a command; an error of ours is one sentence on standard error and exit status 1."""
+    try:
+        app()
+    except InferenceServerError as error:
+        typer.echo(error.message, err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

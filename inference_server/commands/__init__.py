@@ -1,0 +1,1 @@
+"""The subcommands of `inference-server`, a module per group."""

@@ -1,0 +1,116 @@
+"""One process of the stack: started, watched for its `ready` line, restarted with back-off, stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 30.0
+STEADY_S = 60.0
+"""A part that ran this long is taken to have been well; its next restart is immediate again."""
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """What to start. `ready_line` is whether the part prints a line that begins with `ready` when it is up."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    ready_line: bool = True
+
+
+class Part:
+    """A process of the stack. Not thread-safe; the supervisor's thread alone uses it."""
+
+    def __init__(self, spec: PartSpec) -> None:
+        self.spec = spec
+        self.ready = threading.Event()
+        self.announced = ""
+        """What followed `ready` on the part's line (the API's URL)."""
+        self._process: subprocess.Popen[str] | None = None
+        self._pause_s = 0.0
+        self._started = 0.0
+        self._not_before = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs or has just died, None before the first start."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the process in a group of its own: a Ctrl-C reaches the supervisor alone, which stops in order."""
+        self.ready.clear()
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(
+            (*_leash(), *self.spec.command),
+            env={**os.environ, **self.spec.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if self.spec.ready_line else None,
+            text=True,
+            start_new_session=True,
+        )
+        if self.spec.ready_line:
+            threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+        else:
+            self.ready.set()
+
+    def died(self) -> int | None:
+        """Return the exit status if the process has ended, else None."""
+        return self._process.poll() if self._process else None
+
+    def plan_restart(self) -> float:
+        """Note that the process died; return the pause in seconds before its next start."""
+        steady = time.monotonic() - self._started > STEADY_S
+        self._pause_s = FIRST_PAUSE_S if steady or not self._pause_s else min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._not_before = time.monotonic() + self._pause_s
+        self._process = None
+        return self._pause_s
+
+    def restart_if_due(self) -> bool:
+        """Start the process again if it is down and its pause is over."""
+        if self._process is not None or time.monotonic() < self._not_before:
+            return False
+        self.start()
+        return True
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if it runs."""
+        if self._process and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end; return whether it came in time."""
+        if self._process is None:
+            return True
+        try:
+            self._process.wait(max(0.0, timeout_s))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End the process and everything in its group."""
+        if self._process:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+            self._process.wait()
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
+            if line.startswith("ready"):
+                self.announced = line.removeprefix("ready").strip()
+                self.ready.set()
+
+
+def _leash() -> tuple[str, ...]:
+    return (sys.executable, "-m", "inference_server.stack.leash", str(os.getpid()))

@@ -1,0 +1,169 @@
+"""`inference-server up`: the whole server on one machine; parts that die are restarted, all are stopped in order."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from inference_server.errors import SettingsError, StoreUnavailable
+from inference_server.settings import Settings
+from inference_server.stack.part import Part, PartSpec
+from inference_server.stack.redis import EmbeddedRedis, prepare_redis
+from inference_server.tasks.claims import Claims
+from inference_server.tasks.database import open_database
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 0.1
+START_LIMIT_S = 120.0
+STOP_LIMIT_S = 8.0
+"""Longest orderly stop of a part; what is still there then is killed."""
+
+
+def run_up(settings: Settings, *, ready: Callable[[str], None]) -> None:
+    """Run the whole server until SIGINT or SIGTERM.
+
+    Args:
+        settings: `broker_url` set means that the broker is somebody else's and none is embedded.
+        ready: called once with the API's URL when every part is up.
+
+    Raises:
+        SettingsError: another server runs on this data folder, there is no Redis, or a part does not come up.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with _only_one(settings.data_dir / "up.lock"), _stop_signals() as stopped, _broker(settings) as (redis, url):
+        settings = settings.model_copy(update={"broker_url": url})
+        supervisor = Supervisor(settings, redis)
+        try:
+            supervisor.start(stopped)
+            if not stopped():
+                ready(supervisor.url)
+            while not stopped():
+                supervisor.watch()
+                time.sleep(WATCH_S)
+        finally:
+            supervisor.stop()
+
+
+class Supervisor:
+    """The parts in the order of their start: the broker first, the API last."""
+
+    def __init__(self, settings: Settings, redis: EmbeddedRedis | None) -> None:
+        self._claims = Claims(open_database(settings.database))
+        self._broker = [Part(PartSpec("redis", redis.command, {}, ready_line=False))] if redis else []
+        self._worker = _own_part("worker", settings, {"REMAP_SIGTERM": "SIGQUIT"})
+        self._api = _own_part("api", settings)
+        self._own = [_own_part("housekeeping", settings), self._worker, self._api]
+
+    @property
+    def url(self) -> str:
+        """Where the API listens."""
+        return self._api.announced
+
+    def start(self, stopped: Callable[[], bool]) -> None:
+        """Start everything and wait until it is up.
+
+        Raises:
+            SettingsError: a part ended or did not become ready in time.
+        """
+        for part in self._parts:
+            part.start()
+        deadline = time.monotonic() + START_LIMIT_S
+        while not stopped() and not all(part.ready.is_set() for part in self._parts):
+            self._refuse_dead(deadline)
+            time.sleep(WATCH_S / 5)
+
+    def watch(self) -> None:
+        """Restart what died, with back-off; the claims of a dead worker go back to the queue at once."""
+        for part in self._parts:
+            if (status := part.died()) is not None:
+                pause_s = part.plan_restart()
+                log.error("part died", extra={"part": part.spec.name, "exit_status": status, "pause_s": pause_s})
+                self._return_claims(part)
+            if part.restart_if_due():
+                log.info("part restarted", extra={"part": part.spec.name})
+
+    def stop(self) -> None:
+        """Stop every part; the broker last, since the others talk to it while they stop."""
+        for parts in (self._own, self._broker):
+            _stop(parts, time.monotonic() + STOP_LIMIT_S)
+
+    @property
+    def _parts(self) -> Sequence[Part]:
+        return (*self._broker, *self._own)
+
+    def _return_claims(self, part: Part) -> None:
+        if part is not self._worker or not part.announced:
+            return
+        try:
+            self._claims.lose(part.announced, alive_pids=())
+        except StoreUnavailable:
+            log.warning("claims of the dead worker are left to housekeeping")
+
+    def _refuse_dead(self, deadline: float) -> None:
+        for part in self._parts:
+            if part.died() is not None:
+                raise SettingsError(f"The part '{part.spec.name}' ended while starting; its messages above say why.")
+        if time.monotonic() > deadline:
+            late = ", ".join(part.spec.name for part in self._parts if not part.ready.is_set())
+            raise SettingsError(f"Not ready after {START_LIMIT_S:.0f} s: {late}. The messages above may say why.")
+
+
+def _stop(parts: Sequence[Part], deadline: float) -> None:
+    for part in parts:
+        part.signal(signal.SIGTERM)
+    for part in parts:
+        if not part.wait(deadline - time.monotonic()):
+            log.warning("part killed", extra={"part": part.spec.name})
+            part.kill()
+
+
+def _own_part(name: str, settings: Settings, environment: Mapping[str, str] | None = None) -> Part:
+    command = (sys.executable, "-m", "inference_server", name)
+    return Part(PartSpec(name, command, {**settings.environment(), **(environment or {})}))
+
+
+@contextmanager
+def _broker(settings: Settings) -> Iterator[tuple[EmbeddedRedis | None, str]]:
+    if settings.broker_url:
+        yield None, settings.broker_url
+        return
+    redis = prepare_redis(settings.data_dir / "redis")
+    try:
+        yield redis, redis.url
+    finally:
+        redis.remove()
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise SettingsError(
+                "Another server already runs on this data folder; stop it or use another --data."
+            ) from exc
+        yield
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    caught: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        caught.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
