@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from inference_server.commands import serve
+from inference_server.commands import client, doctor, models, serve
 from inference_server.errors import InferenceServerError
 
 app = typer.Typer(
@@ -17,9 +17,19 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-SERVER = "Run the server"
-for command in (serve.up, serve.api, serve.worker, serve.housekeeping, serve.settings):
-    app.command(rich_help_panel=SERVER)(command)
+for command in (serve.up, serve.api, serve.worker, serve.housekeeping, serve.settings, doctor.doctor):
+    app.command()(command)
+for command in (
+    client.submit,
+    client.status,
+    client.fetch,
+    client.cancel,
+    client.retry,
+    client.delete,
+    client.tasks,
+):
+    app.command()(command)
+app.add_typer(models.app, name="models")
 
 
 def main() -> None:

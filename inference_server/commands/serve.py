@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,9 +38,7 @@ def up(
     run_up(_public_settings(given), ready=_announce)
 
 
-def api(
-    data: Data = None, models: Models = None, host: Host = None, port: Port = None, no_auth: NoAuth = None
-) -> None:
+def api(data: Data = None, models: Models = None, host: Host = None, port: Port = None, no_auth: NoAuth = None) -> None:
     """Run the HTTP API alone."""
     from inference_server.api.server import run_api
 
@@ -66,7 +65,8 @@ def settings() -> None:
     """List every setting with its value and meaning."""
     values = load_settings()
     for name, field in Settings.model_fields.items():
-        typer.echo(f"{PREFIX}{name.upper()}={getattr(values, name)}  # {field.description}")
+        shown = re.sub(r"(://[^:@/]*):[^@/]+@", r"\1:***@", str(getattr(values, name)))
+        typer.echo(f"{PREFIX}{name.upper()}={shown}  # {field.description}")
 
 
 def _settings(given: dict[str, Any]) -> Settings:

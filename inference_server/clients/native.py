@@ -1,0 +1,281 @@
+"""`Client`: the native API from Python.
+
+>>> client = Client("http://127.0.0.1:8000")                                   # doctest: +SKIP
+>>> task = client.wait(client.submit("ct-body", ["ct.nii.gz"]).uid)            # doctest: +SKIP
+>>> client.fetch(task.uid, Path("contours"))                                   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from inference_server.errors import InferenceServerError
+from inference_server.imaging.archive import open_archive
+
+ENDED = frozenset({"finished", "failed", "cancelled", "expired"})
+POLL_S = 25.0
+RETRY_S = 0.5
+MEMBER_LIMIT = 10_000
+UNPACKED_LIMIT_BYTES = 1 << 40
+
+
+class ServerError(InferenceServerError):
+    """The server refused, or could not be reached.
+
+    Attributes:
+        status: HTTP status, 0 where no answer came.
+        problem_code: the server's error code, or "unreachable".
+    """
+
+    code = "server_error"
+
+    def __init__(self, message: str, *, status: int = 0, problem_code: str = "unreachable", **extra: Any) -> None:
+        super().__init__(message, **extra)
+        self.http_status = status
+        self.problem_code = problem_code
+
+
+@dataclass(frozen=True)
+class RemoteTask:
+    """A task as the server describes it. `raw` is the whole JSON record."""
+
+    uid: str
+    model: str
+    status: str
+    revision: int
+    phase: str | None = None
+    progress: float = 0.0
+    queue_position: int | None = None
+    problem: Mapping[str, Any] | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return self.status in ENDED
+
+
+class Client:
+    """A connection to one server. Use it as a context manager, or `close` it."""
+
+    def __init__(
+        self, server: str = "http://127.0.0.1:8000", *, token: str | None = None, timeout_s: float = 30.0
+    ) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(base_url=server.rstrip("/"), headers=headers, timeout=timeout_s)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def submit(
+        self,
+        model: str,
+        images: Sequence[Path | str],
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        priority: str = "normal",
+        idempotency_key: str | None = None,
+    ) -> RemoteTask:
+        """Send a case and return its task at once.
+
+        Args:
+            model: the model's id.
+            images: NIfTI files in channel order, or one zipped case (`.zip`). Streamed, never held in memory.
+            parameters: values for what the model declares.
+            priority: `urgent`, `normal` or `batch`.
+            idempotency_key: the same key gives the same task again; made fresh where none is given, so that a
+                submission that is repeated after a lost answer makes no second task.
+
+        Raises:
+            ServerError: the server refused the case, or cannot be reached.
+        """
+        key = idempotency_key or uuid.uuid4().hex
+        fields = {"model": model, "priority": priority, "parameters": json.dumps(dict(parameters or {}))}
+        with ExitStack() as stack:
+            files = [_part(stack, Path(image)) for image in images]
+            answer = self._request("POST", "/api/v1/tasks", data=fields, files=files, headers={"Idempotency-Key": key})
+        return _task(answer.json())
+
+    def status(self, uid: str, *, wait_s: float = 0.0, revision: int | None = None) -> RemoteTask:
+        """Return a task; with `wait_s`, as soon as it differs from `revision`, at the latest after that time."""
+        query: dict[str, Any] = {"wait": wait_s} if wait_s else {}
+        if revision is not None:
+            query["revision"] = revision
+        timeout = httpx.Timeout(30.0, read=30.0 + wait_s)
+        return _task(self._request("GET", f"/api/v1/tasks/{uid}", params=query, timeout=timeout).json())
+
+    def wait(
+        self, uid: str, *, timeout_s: float | None = None, on_change: Callable[[RemoteTask], None] | None = None
+    ) -> RemoteTask:
+        """Wait until a task has ended; a server that is away for a while is waited for.
+
+        Raises:
+            ServerError: there is no such task, or it has not ended after `timeout_s`.
+        """
+        deadline = time.monotonic() + (timeout_s or float("inf"))
+        task = self.status(uid)
+        while True:
+            if on_change:
+                on_change(task)
+            if task.ended:
+                return task
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise ServerError(f"The task is still {task.status} after {timeout_s:g} s.", problem_code="timed_out")
+            task = self._next(task, min(POLL_S, left_s))
+
+    def fetch(self, uid: str, folder: Path | str) -> list[Path]:
+        """Download a result and unpack it: label volumes (`.nii.gz`), each with its label names (`.json`).
+
+        Returns:
+            The files written, sorted by name.
+
+        Raises:
+            ServerError: the result is not there (yet, or any more).
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(suffix=".zip") as packed:
+            with self._stream("GET", f"/api/v1/tasks/{uid}/result") as answer:
+                for block in answer.iter_bytes():
+                    packed.write(block)
+            packed.flush()
+            return _unpack(Path(packed.name), target)
+
+    def cancel(self, uid: str) -> RemoteTask:
+        """Stop a task, also while it runs."""
+        return _task(self._request("POST", f"/api/v1/tasks/{uid}/cancel").json())
+
+    def retry(self, uid: str) -> RemoteTask:
+        """Queue a failed or cancelled task once more."""
+        return _task(self._request("POST", f"/api/v1/tasks/{uid}/retry").json())
+
+    def delete(self, uid: str) -> None:
+        """Remove a task and all its data."""
+        self._request("DELETE", f"/api/v1/tasks/{uid}")
+
+    def tasks(self, *, limit: int | None = None, **filters: str) -> Iterator[RemoteTask]:
+        """Yield the newest tasks first; filters: `status`, `model`, `dialect`."""
+        query: dict[str, Any] = dict(filters)
+        left = limit if limit is not None else 1 << 60
+        while left > 0:
+            page = self._request("GET", "/api/v1/tasks", params={**query, "limit": min(left, 100)}).json()
+            yield from map(_task, page["tasks"])
+            left -= len(page["tasks"])
+            if not page.get("next_cursor"):
+                return
+            query["cursor"] = page["next_cursor"]
+
+    def events(self, uid: str) -> list[Mapping[str, Any]]:
+        """Return a task's log."""
+        return list(self._request("GET", f"/api/v1/tasks/{uid}/events").json()["events"])
+
+    def models(self) -> list[Mapping[str, Any]]:
+        """Return the manifests of the models served."""
+        return list(self._request("GET", "/api/v1/models").json()["models"])
+
+    def model(self, model: str) -> Mapping[str, Any]:
+        """Return one model's manifest."""
+        return dict(self._request("GET", f"/api/v1/models/{model}").json())
+
+    def _next(self, task: RemoteTask, wait_s: float) -> RemoteTask:
+        try:
+            return self.status(task.uid, wait_s=wait_s, revision=task.revision)
+        except ServerError as error:
+            if error.http_status not in (0, 429, 502, 503, 504):
+                raise
+            time.sleep(RETRY_S)
+            return task
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        with _reachable(self._http):
+            answer = self._http.request(method, path, **options)
+        _refuse_problem(answer)
+        return answer
+
+    @contextmanager
+    def _stream(self, method: str, path: str) -> Iterator[httpx.Response]:
+        with _reachable(self._http), self._http.stream(method, path) as answer:
+            if answer.is_error:
+                answer.read()
+            _refuse_problem(answer)
+            yield answer
+
+
+@contextmanager
+def _reachable(http: httpx.Client) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as exc:
+        raise ServerError(f"The server at {_without_secret(http.base_url)} does not answer.") from exc
+
+
+def _without_secret(url: httpx.URL) -> str:
+    return str(url.copy_with(username=None, password=None))
+
+
+def _refuse_problem(answer: httpx.Response) -> None:
+    if not answer.is_error:
+        return
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = {}
+    message = problem.get("detail") or f"The server answered {answer.status_code}."
+    raise ServerError(
+        message,
+        status=answer.status_code,
+        problem_code=problem.get("code", "http"),
+        field=problem.get("field"),
+    )
+
+
+def _part(stack: ExitStack, path: Path) -> tuple[str, tuple[str, Any, str]]:
+    """Return a form part. Its file name is a fixed one: a real one may name a patient."""
+    stream = stack.enter_context(path.open("rb"))
+    if path.suffix == ".zip":
+        return "case", ("case.zip", stream, "application/zip")
+    suffix = ".nii.gz" if path.name.endswith(".gz") else path.suffix
+    return "image", (f"image{suffix}", stream, "application/octet-stream")
+
+
+def _task(record: Mapping[str, Any]) -> RemoteTask:
+    known = {name: record.get(name) for name in ("phase", "queue_position", "problem")}
+    return RemoteTask(
+        uid=record["uid"],
+        model=record["model"],
+        status=record["status"],
+        revision=record["revision"],
+        progress=record.get("progress") or 0.0,
+        raw=record,
+        **known,
+    )
+
+
+def _unpack(packed: Path, folder: Path) -> list[Path]:
+    archive = open_archive(packed, member_limit=MEMBER_LIMIT, unpacked_limit_bytes=UNPACKED_LIMIT_BYTES)
+    written = []
+    with archive:
+        for name in sorted(archive.names):
+            with archive.open(name) as member, (folder / name).open("wb") as out:
+                while block := member.read(1 << 20):
+                    out.write(block)
+            written.append(folder / name)
+    return written

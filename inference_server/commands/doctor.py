@@ -1,0 +1,109 @@
+"""`doctor`: checks what the server needs on this machine, and says how to mend what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import typer
+
+from inference_server.commands.serve import Data, Models, Port
+from inference_server.errors import InferenceServerError, SettingsError
+from inference_server.settings import GIB, Settings, load_settings
+from inference_server.stack.redis import find_redis, running_url
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: well or not, what was seen, and how to mend it."""
+
+    name: str
+    well: bool
+    seen: str
+    mend: str = ""
+
+
+def doctor(data: Data = None, models: Models = None, port: Port = None) -> None:
+    """Check Redis, database, disk, device, models and ports; says how to mend each."""
+    joined = ",".join(str(path.absolute()) for path in models) if models else None
+    settings = load_settings({"data_dir": data, "models_dirs": joined, "port": port})
+    findings = [_run(name, check, settings) for name, check in CHECKS.items()]
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.well else 'BAD '} {finding.name}: {finding.seen}")
+        if finding.mend:
+            typer.echo(f"     {finding.mend}")
+    if bad := [finding.name for finding in findings if not finding.well]:
+        raise SettingsError(f"Not well: {', '.join(bad)}.")
+
+
+def _run(name: str, check: Callable[[Settings], Finding], settings: Settings) -> Finding:
+    try:
+        return check(settings)
+    except InferenceServerError as error:
+        return Finding(name, False, error.message)
+
+
+def _broker(settings: Settings) -> Finding:
+    url = settings.broker_url or running_url(settings.data_dir)
+    if url is None:
+        return Finding("broker", True, f"`up` would start {find_redis().name}; none runs on this data folder")
+    from inference_server.tasks.queue import CeleryTurns
+
+    reachable = CeleryTurns(settings.model_copy(update={"broker_url": url})).reachable()
+    mend = (
+        "" if reachable else "Start it, or correct INFERENCE_SERVER_BROKER_URL; tasks are accepted meanwhile and wait."
+    )
+    return Finding("broker", reachable, "answers" if reachable else "does not answer", mend)
+
+
+def _database(settings: Settings) -> Finding:
+    from inference_server.tasks.database import open_database
+
+    if settings.database.startswith("sqlite") and not settings.data_dir.is_dir():
+        return Finding("database", True, "none yet; it is made at the first start")
+    open_database(settings.database).ping()
+    return Finding("database", True, "answers")
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = settings.data_dir.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    well = free > settings.disk_low_bytes
+    mend = "" if well else "Free space, or set INFERENCE_SERVER_DISK_LOW_BYTES lower; uploads are refused below it."
+    return Finding("disk", well, f"{free / GIB:.1f} GiB free", mend)
+
+
+def _device(settings: Settings) -> Finding:
+    if importlib.util.find_spec("torch") is None:
+        return Finding("device", True, "no torch here: this machine serves the API, workers run elsewhere")
+    from inference_server.models.device import describe_device, open_device
+
+    return Finding("device", True, describe_device(open_device(settings.device)))
+
+
+def _models(settings: Settings) -> Finding:
+    from inference_server.models.registry import open_registry
+
+    registry = open_registry(settings)
+    names = ", ".join(f"{model.manifest.id} {model.manifest.version}" for model in registry.models())
+    broken = "; ".join(f"{folder}: {why}" for folder, why in registry.problems().items())
+    return Finding("models", bool(names) and not broken, names or "none", broken)
+
+
+def _port(settings: Settings) -> Finding:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as exc:
+            mend = "A server that runs already uses it; another program can be avoided with --port."
+            return Finding("port", running_url(settings.data_dir) is not None, f"{settings.port} {exc.strerror}", mend)
+    return Finding("port", True, f"{settings.port} is free")
+
+
+CHECKS = {"broker": _broker, "database": _database, "disk": _disk, "device": _device, "models": _models, "port": _port}
