@@ -52,7 +52,8 @@ def _broker(settings: Settings) -> Finding:
         return Finding("broker", True, f"`up` would start {find_redis().name}; none runs on this data folder")
     from inference_server.tasks.queue import CeleryTurns
 
-    reachable = CeleryTurns(settings.model_copy(update={"broker_url": url})).reachable()
+    turns = CeleryTurns(settings.model_copy(update={"broker_url": url}))
+    reachable = turns.ready(settings.queue_names[0]) is not None
     mend = (
         "" if reachable else "Start it, or correct INFERENCE_SERVER_BROKER_URL; tasks are accepted meanwhile and wait."
     )
