@@ -29,8 +29,9 @@ def augment(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Make a random variant of a case in a window about its centre.
 
-    Outside the image the variant is 0, as with the padding of the sliding window. Left and right are
-    exchanged in half of the variants: a mirrored left hippocampus stands for a right one.
+    Outside the image the variant is 0, as with the padding of the sliding window. Nothing is mirrored: all
+    cases show the hippocampus in one orientation (the head lies forward, below and at greater x of the tail),
+    and a mirrored one would be unlike any of them.
 
     Args:
         image: ``(1, X, Y, Z)`` float32, zero mean and unit variance. Not modified.
@@ -67,20 +68,21 @@ def random_grid(shape: Window, window: Window, generator: torch.Generator) -> to
 
 
 def random_matrix(generator: torch.Generator) -> torch.Tensor:
-    """Return a random rotation, scaling, shear and mirroring of x, as ``(3, 3)``."""
+    """Return a random rotation, scaling and shear, as ``(3, 3)``."""
     angles = (torch.rand(3, generator=generator) * 2 - 1) * ROTATION_RAD
     skew = torch.zeros(3, 3)
     skew[[0, 0, 1], [1, 2, 2]] = angles
     shear = torch.triu((torch.rand(3, 3, generator=generator) * 2 - 1) * SHEAR, 1)
-    scales = torch.exp((torch.rand(3, generator=generator) * 2 - 1) * SCALE * 0.5 + uniform(-SCALE, SCALE, generator) * 0.5)
-    if uniform(0, 1, generator) < 0.5:
-        scales[0] = -scales[0]
-    return torch.linalg.matrix_exp(skew - skew.T) @ (torch.eye(3) + shear) @ torch.diag(scales)
+    common, single = uniform(-SCALE, SCALE, generator), (torch.rand(3, generator=generator) * 2 - 1) * SCALE
+    scales = torch.diag(torch.exp((common + single) / 2))
+    rotation: torch.Tensor = torch.linalg.matrix_exp(skew - skew.T)
+    return rotation @ (torch.eye(3) + shear) @ scales
 
 
 def elastic_field(window: Window, generator: torch.Generator) -> torch.Tensor:
     """Return a smooth displacement ``(*window, 3)`` in voxels."""
-    coarse = torch.randn(1, 3, *CONTROL_POINTS, generator=generator) * uniform(0.3, 1, generator) * ELASTIC_VOXELS
+    coarse = torch.randn(1, 3, *CONTROL_POINTS, generator=generator)
+    coarse = coarse * uniform(0.3, 1, generator) * ELASTIC_VOXELS
     fine = interpolate(coarse, size=window, mode="trilinear", align_corners=True)
     return fine[0].movedim(0, -1)
 

@@ -23,7 +23,7 @@ class LabelledCase:
 
     def read_label(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Return the label map in file order, ``(X, Y, Z)`` uint8."""
-        return np.asarray(nibabel.load(self.label).dataobj, dtype=np.uint8)  # type: ignore[attr-defined]
+        return np.asarray(nibabel.load(self.label).dataobj, dtype=np.uint8)
 
 
 def is_test(position: int) -> bool:

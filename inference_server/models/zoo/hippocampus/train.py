@@ -13,10 +13,12 @@ import torch
 from monai.losses import DiceCELoss
 from monai.utils import set_determinism
 from safetensors.torch import save_file
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from inference_server.models.zoo.hippocampus.augment import augment, random_window
 from inference_server.models.zoo.hippocampus.cases import LabelledCase, read_config, split_cases
+
+Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,12 @@ class Budget:
         if self.steps is not None:
             return step / self.steps
         return (time.monotonic() - started_s) / (60.0 * self.minutes)
+
+
+@torch.no_grad()
+def moving_average(average: Tensors, current: Tensors, _count: torch.Tensor | int) -> None:
+    """Move averaged weights towards the current ones, in place."""
+    torch._foreach_lerp_(average, current, 1 - EMA_DECAY)
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,8 @@ class Trainer:
     """Network, averaged network, loss and optimiser of one run."""
 
     def __init__(self, network: torch.nn.Module) -> None:
-        self.network = network.to(memory_format=torch.channels_last_3d)
-        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
+        self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.average = AveragedModel(network, multi_avg_fn=moving_average)
         self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
         self.optimiser = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
 
@@ -143,7 +151,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=80.0)
     parser.add_argument("--steps", type=int, help="train this many steps instead of minutes; repeats exactly")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
