@@ -1,0 +1,53 @@
+"""Documentation can fail too: what exists is described, and what is described exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from inference_server.cli import app
+from inference_server.errors import all_errors
+from inference_server.settings import PREFIX, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text()
+
+
+def test_every_error_code_stands_with_its_status_and_whether_to_retry() -> None:
+    rows = set(re.findall(r"^\| `(\w+)` \| (\d+) \| (yes|no) \|", page("errors.md"), re.MULTILINE))
+    ours = [error for error in all_errors() if error.__module__ == "inference_server.errors"]
+    assert rows == {(error.code, str(error.status), "yes" if error.retryable else "no") for error in ours}
+
+
+def test_every_setting_is_described_and_no_other() -> None:
+    described = set(re.findall(rf"^\| `{PREFIX}(\w+)`", page("operating.md"), re.MULTILINE))
+    assert described == {name.upper() for name in Settings.model_fields}
+
+
+def test_every_command_is_described_and_no_other() -> None:
+    described = set(re.findall(r"^\| `inference-server ([a-z ]+?)(?: [A-Z.]+)*`", page("command-line.md"), re.MULTILINE))
+    top = get_command(app).commands  # type: ignore[attr-defined]
+    ours = {name for name in top if name != "models"} | {f"models {name}" for name in top["models"].commands}
+    assert described == ours
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text())
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+def test_every_route_is_described() -> None:
+    from inference_server.api.app import create_app
+
+    described = "\n".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
+    routes = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in create_app(Settings()).url_map.iter_rules()}
+    ours = {route for route in routes if not route.startswith(("/static", "/docs/", "/openapi/"))}
+    assert not [route for route in sorted(ours) if route not in described]
