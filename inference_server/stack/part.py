@@ -37,7 +37,7 @@ class Part:
         """What followed `ready` on the part's line (the API's URL)."""
         self._process: subprocess.Popen[str] | None = None
         self._pause_s = 0.0
-        self._started = 0.0
+        self._started = time.monotonic()
         self._not_before = 0.0
 
     @property
@@ -106,10 +106,12 @@ class Part:
             self._process.wait()
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
-        for line in process.stdout or ():
-            if line.startswith("ready"):
-                self.announced = line.removeprefix("ready").strip()
-                self.ready.set()
+        assert process.stdout
+        with process.stdout as lines:
+            for line in lines:
+                if line.startswith("ready"):
+                    self.announced = line.removeprefix("ready").strip()
+                    self.ready.set()
 
 
 def _leash() -> tuple[str, ...]:

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import psutil
+
+from inference_server.stack.part import FIRST_PAUSE_S, LONGEST_PAUSE_S, Part, PartSpec
+
+
+def spec(code: str) -> PartSpec:
+    return PartSpec("part", (sys.executable, "-c", code), {})
+
+
+def test_the_ready_line_says_what_the_part_announces() -> None:
+    part = Part(spec("print('ready http://127.0.0.1:1', flush=True); input_ = __import__('time').sleep(60)"))
+    part.start()
+    assert part.ready.wait(20)
+    assert part.announced == "http://127.0.0.1:1"
+    part.kill()
+    assert part.died() is not None
+
+
+def test_pauses_before_restarts_grow_up_to_a_bound() -> None:
+    part = Part(spec("pass"))
+    pauses = [part.plan_restart() for _ in range(12)]
+    assert pauses[:3] == [FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S]
+    assert pauses[-1] == LONGEST_PAUSE_S
+
+
+PARENT = """
+import sys, time
+from inference_server.stack.part import Part, PartSpec
+child = Part(PartSpec("child", (sys.executable, "-c", "print('ready', flush=True); import time; time.sleep(60)"), {}))
+child.start()
+child.ready.wait(20)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_part_dies_with_the_process_that_started_it() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    psutil.wait_procs([child], timeout=20)
+    assert not child.is_running()
