@@ -7,10 +7,10 @@ import math
 import torch
 from torch.nn.functional import avg_pool3d, grid_sample, interpolate, one_hot
 
-Window = tuple[int, int, int]
+Shape = tuple[int, int, int]
 
-# The larger one is the inference window; the smaller one holds most cases and costs half.
-WINDOWS: tuple[Window, Window] = ((40, 56, 40), (48, 64, 48))
+# The window of inference: it holds four cases in five whole, and its sides are multiples of 8.
+WINDOW: Shape = (40, 56, 40)
 ROTATION_RAD = math.radians(15)
 SCALE = 0.17
 SHEAR = 0.08
@@ -19,15 +19,10 @@ ELASTIC_VOXELS = 1.6
 CONTROL_POINTS = (5, 6, 5)
 
 
-def random_window(generator: torch.Generator) -> Window:
-    """Choose the window of a batch."""
-    return WINDOWS[int(torch.randint(len(WINDOWS), (1,), generator=generator))]
-
-
 def augment(
-    image: torch.Tensor, label: torch.Tensor, *, window: Window, generator: torch.Generator
+    image: torch.Tensor, label: torch.Tensor, *, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make a random variant of a case in a window about its centre.
+    """Make a random variant of a case in `WINDOW`, near its centre.
 
     Outside the image the variant is 0, as with the padding of the sliding window. Nothing is mirrored: all
     cases show the hippocampus in one orientation (the head lies forward, below and at greater x of the tail),
@@ -36,13 +31,12 @@ def augment(
     Args:
         image: ``(1, X, Y, Z)`` float32, zero mean and unit variance. Not modified.
         label: ``(1, X, Y, Z)`` uint8, values 0, 1, 2. Not modified.
-        window: shape of the variant.
         generator: source of all randomness.
 
     Returns:
-        Image ``(1, *window)`` float32 and label ``(1, *window)`` int64.
+        Image ``(1, *WINDOW)`` float32 and label ``(1, *WINDOW)`` int64.
     """
-    grid = random_grid((image.shape[1], image.shape[2], image.shape[3]), window, generator)
+    grid = random_grid((image.shape[1], image.shape[2], image.shape[3]), generator)
     classes = one_hot(label[0].long(), 3)[..., 1:].movedim(-1, 0)
     moved = grid_sample(torch.cat([image, classes])[None], grid, align_corners=True)[0]
     foreground = moved[1:]
@@ -56,14 +50,14 @@ def uniform(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand(1, generator=generator))
 
 
-def random_grid(shape: Window, window: Window, generator: torch.Generator) -> torch.Tensor:
-    """Return sampling positions ``(1, *window, 3)``, in the order and scale of ``grid_sample``."""
-    axes = [torch.arange(size) - (size - 1) / 2 for size in window]
+def random_grid(shape: Shape, generator: torch.Generator) -> torch.Tensor:
+    """Return sampling positions ``(1, *WINDOW, 3)``, in the order and scale of ``grid_sample``."""
+    axes = [torch.arange(size) - (size - 1) / 2 for size in WINDOW]
     positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
     shift = (torch.rand(3, generator=generator) * 2 - 1) * SHIFT_VOXELS
     source = positions @ random_matrix(generator).T + shift
     if uniform(0, 1, generator) < 0.6:
-        source = source + elastic_field(window, generator)
+        source = source + elastic_field(generator)
     return (source * 2 / (torch.tensor(shape) - 1)).flip(-1)[None]
 
 
@@ -79,11 +73,11 @@ def random_matrix(generator: torch.Generator) -> torch.Tensor:
     return rotation @ (torch.eye(3) + shear) @ scales
 
 
-def elastic_field(window: Window, generator: torch.Generator) -> torch.Tensor:
-    """Return a smooth displacement ``(*window, 3)`` in voxels."""
+def elastic_field(generator: torch.Generator) -> torch.Tensor:
+    """Return a smooth displacement ``(*WINDOW, 3)`` in voxels."""
     coarse = torch.randn(1, 3, *CONTROL_POINTS, generator=generator)
     coarse = coarse * uniform(0.3, 1, generator) * ELASTIC_VOXELS
-    fine = interpolate(coarse, size=window, mode="trilinear", align_corners=True)
+    fine = interpolate(coarse, size=WINDOW, mode="trilinear", align_corners=True)
     return fine[0].movedim(0, -1)
 
 
@@ -98,7 +92,7 @@ def change_intensity(image: torch.Tensor, generator: torch.Generator) -> torch.T
     if sometimes(0.3):
         image = bend(image, math.exp(uniform(-0.4, 0.4, generator)))
     if sometimes(0.3):
-        image = image * shading(image.shape[1:], generator)
+        image = image * shading(generator)
     if sometimes(0.4):
         image = image * uniform(0.75, 1.3, generator) + uniform(-0.25, 0.25, generator)
     if sometimes(0.3):
@@ -117,7 +111,7 @@ def bend(image: torch.Tensor, gamma: float) -> torch.Tensor:
     return ((image - low) / (high - low + 1e-6)) ** gamma * (high - low) + low
 
 
-def shading(window: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    """Return a smooth factor about 1, ``(1, *window)``, as a receive coil leaves it."""
+def shading(generator: torch.Generator) -> torch.Tensor:
+    """Return a smooth factor about 1, ``(1, *WINDOW)``, as a receive coil leaves it."""
     coarse = torch.exp(torch.randn(1, 1, 3, 3, 3, generator=generator) * 0.15)
-    return interpolate(coarse, size=tuple(window), mode="trilinear", align_corners=True)[0]
+    return interpolate(coarse, size=WINDOW, mode="trilinear", align_corners=True)[0]

@@ -15,7 +15,7 @@ from monai.utils import set_determinism
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
-from inference_server.models.zoo.hippocampus.augment import augment, random_window
+from inference_server.models.zoo.hippocampus.augment import augment
 from inference_server.models.zoo.hippocampus.cases import LabelledCase, read_config, split_cases
 
 Tensors = list[torch.Tensor] | tuple[torch.Tensor, ...]
@@ -79,9 +79,8 @@ def learning_rate(spent: float) -> float:
 
 
 def make_batch(samples: list[Sample], generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Augment cases into one batch ``(B, 1, X, Y, Z)`` of images and of labels, of one random window."""
-    window = random_window(generator)
-    pairs = [augment(sample.image, sample.label, window=window, generator=generator) for sample in samples]
+    """Augment cases into one batch ``(B, 1, X, Y, Z)`` of images and of labels."""
+    pairs = [augment(sample.image, sample.label, generator=generator) for sample in samples]
     images = torch.stack([image for image, _ in pairs]).contiguous(memory_format=torch.channels_last_3d)
     return images, torch.stack([label for _, label in pairs])
 
