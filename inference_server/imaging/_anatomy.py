@@ -20,9 +20,7 @@ class Grid:
     spacing_mm: tuple[float, float, float]
 
     @classmethod
-    def around(
-        cls, centre_mm: Point, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
-    ) -> Grid:
+    def around(cls, centre_mm: Point, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Grid:
         x, y, z = (
             (centre + (np.arange(n) - (n - 1) / 2) * step).astype(np.float32)
             for centre, n, step in zip(centre_mm, reversed(shape), spacing_mm, strict=True)
@@ -35,9 +33,7 @@ class Grid:
 
     def ellipsoid(self, centre: Point, radii: Point) -> np.ndarray:
         """Normalised distance from the centre: 1 on the surface."""
-        terms = (
-            ((axis - c) / r) ** 2 for axis, c, r in zip((self.x, self.y, self.z), centre, radii, strict=True)
-        )
+        terms = (((axis - c) / r) ** 2 for axis, c, r in zip((self.x, self.y, self.z), centre, radii, strict=True))
         distance: np.ndarray = np.sqrt(sum(terms))
         return distance
 
@@ -45,13 +41,10 @@ class Grid:
         """Distance in mm from the line segment between two points."""
         a, b = np.array(start, np.float32), np.array(end, np.float32)
         along = (b - a) / np.dot(b - a, b - a)
-        t = np.clip(
-            (self.x - a[0]) * along[0] + (self.y - a[1]) * along[1] + (self.z - a[2]) * along[2], 0, 1
-        )
-        dx, dy, dz = (
-            axis - (p + t * (q - p)) for axis, p, q in zip((self.x, self.y, self.z), a, b, strict=True)
-        )
-        return np.sqrt(dx * dx + dy * dy + dz * dz)
+        t = np.clip((self.x - a[0]) * along[0] + (self.y - a[1]) * along[1] + (self.z - a[2]) * along[2], 0, 1)
+        dx, dy, dz = (axis - (p + t * (q - p)) for axis, p, q in zip((self.x, self.y, self.z), a, b, strict=True))
+        distance: np.ndarray = np.sqrt(dx * dx + dy * dy + dz * dz)
+        return distance
 
 
 @dataclass(frozen=True)
@@ -104,9 +97,7 @@ class Thorax:
 
     def spine_y(self, z: np.ndarray) -> np.ndarray:
         return (
-            self.size
-            * self.depth
-            * np.interp(z / self.size, [-300, -150, 0, 100, 180, 260], [40, 52, 64, 54, 30, 28])
+            self.size * self.depth * np.interp(z / self.size, [-300, -150, 0, 100, 180, 260], [40, 52, 64, 54, 30, 28])
         )
 
 

@@ -62,9 +62,7 @@ def _paint_table(scene: Scene, grid: Grid, thorax: Thorax) -> None:
 def _paint_body(scene: Scene, grid: Grid, thorax: Thorax) -> None:
     half_width, half_depth = thorax.outline(grid.z)
     for inset, hu in ((0.0, -20.0), (2.0, FAT_HU), (2.0 + thorax.fat_mm, MUSCLE_HU)):
-        inside = (np.abs(grid.x) / (half_width - inset)) ** 2.4 + (
-            np.abs(grid.y) / (half_depth - inset)
-        ) ** 2.4 < 1
+        inside = (np.abs(grid.x) / (half_width - inset)) ** 2.4 + (np.abs(grid.y) / (half_depth - inset)) ** 2.4 < 1
         scene.fill(inside, hu)
         scene.body |= inside
     for arm in _arms(grid, thorax):
@@ -86,9 +84,7 @@ def _arms(grid: Grid, thorax: Thorax) -> list[np.ndarray]:
 def _cavity(grid: Grid, thorax: Thorax) -> np.ndarray:
     half_width, half_depth = thorax.cage(grid.z)
     wall = thorax.rib_radius_mm + 2
-    inside = (grid.x / np.maximum(half_width - wall, 1)) ** 2 + (
-        grid.y / np.maximum(half_depth - wall, 1)
-    ) ** 2 < 1
+    inside = (grid.x / np.maximum(half_width - wall, 1)) ** 2 + (grid.y / np.maximum(half_depth - wall, 1)) ** 2 < 1
     return inside & (grid.z < 148 * thorax.size)
 
 
@@ -120,9 +116,7 @@ def _paint_lung_vessels(scene: Scene, grid: Grid, thorax: Thorax, rng: np.random
             tip = (side * rng.uniform(60, 125), rng.uniform(-75, 70), rng.uniform(-110, 125))
             reach = grid.segment(hilum, tip)
             from_hilum = grid.ellipsoid(hilum, (140.0, 140.0, 140.0))
-            scene.fill(
-                scene.lungs & (reach < rng.uniform(3, 5) * np.clip(1 - from_hilum, 0.2, 1)), thorax.blood_hu
-            )
+            scene.fill(scene.lungs & (reach < rng.uniform(3, 5) * np.clip(1 - from_hilum, 0.2, 1)), thorax.blood_hu)
 
 
 def _paint_mediastinum(scene: Scene, grid: Grid, thorax: Thorax) -> None:
@@ -134,9 +128,7 @@ def _paint_mediastinum(scene: Scene, grid: Grid, thorax: Thorax) -> None:
     blood = (heart & (grid.z > _dome_z(grid, thorax) - 20)) | aorta
     scene.lungs &= ~blood
     scene.fill(blood, thorax.blood_hu)
-    wall = heart & (
-        grid.ellipsoid((24 * s, -28 * s, -22 * s), (1.25 * r - 12, 0.95 * r - 12, 1.15 * r - 12)) > 1
-    )
+    wall = heart & (grid.ellipsoid((24 * s, -28 * s, -22 * s), (1.25 * r - 12, 0.95 * r - 12, 1.15 * r - 12)) > 1)
     scene.fill(wall & blood, MUSCLE_HU + 0.3 * (thorax.blood_hu - 45))
 
 
@@ -194,9 +186,7 @@ def _paint_ribs(scene: Scene, grid: Grid, thorax: Thorax) -> None:
     rho = np.hypot(grid.x / half_width, grid.y / half_depth)
     off_wall = (1 - 1 / np.maximum(rho, 1e-3)) * np.hypot(grid.x, grid.y)
     from_back = np.arctan2(np.abs(grid.x) / half_width, grid.y / half_depth)
-    height = (
-        grid.z + 55 * thorax.size * np.sin(np.minimum(from_back, 2.3) / 2.3 * np.pi / 2) - thorax.rib_phase_mm
-    )
+    height = grid.z + 55 * thorax.size * np.sin(np.minimum(from_back, 2.3) / 2.3 * np.pi / 2) - thorax.rib_phase_mm
     number = np.rint(height / thorax.rib_pitch_mm)
     off_axis = height - number * thorax.rib_pitch_mm
     r = thorax.rib_radius_mm
@@ -220,9 +210,7 @@ def _paint_spine(scene: Scene, grid: Grid, thorax: Thorax) -> None:
     body = np.hypot(grid.x / (19 * s * width), y / (15 * s * width))
     scene.fill(body < 1, 90.0)
     scene.lungs &= body >= 1
-    scene.add_bone(
-        np.where(level < 0.4, np.maximum(body, 1 - (0.4 - level) * 1.6), np.inf), thorax, cortex=0.1
-    )
+    scene.add_bone(np.where(level < 0.4, np.maximum(body, 1 - (0.4 - level) * 1.6), np.inf), thorax, cortex=0.1)
     back = y - 26 * s * width
     canal = np.hypot(grid.x / (9 * s), back / (8 * s))
     arch = np.maximum(np.abs(canal - 1.3) / 0.3, level / 0.3)

@@ -86,9 +86,7 @@ def ct_phantom(
         ValueError: a size or a spacing is not positive.
     """
     if min(shape) <= 0 or min(spacing_mm) <= 0:
-        raise ValueError(
-            f"Shape and spacing must be positive, got shape {shape} and spacing {spacing_mm} mm."
-        )
+        raise ValueError(f"Shape and spacing must be positive, got shape {shape} and spacing {spacing_mm} mm.")
     options = options or PhantomOptions()
     rng = np.random.default_rng(seed)
     grid = Grid.around(options.centre_mm, shape, spacing_mm)
@@ -97,9 +95,7 @@ def ct_phantom(
     image = _scan(scene, grid, options, rng)
     origin = tuple(-(n - 1) / 2 * step for n, step in zip(reversed(shape), spacing_mm, strict=True))
     truth = {"BODY": scene.body, "LUNGS": scene.lungs, "BONE": scene.bone}
-    return Phantom(
-        image=image, truth=truth, spacing_mm=spacing_mm, origin_mm=(origin[0], origin[1], origin[2])
-    )
+    return Phantom(image=image, truth=truth, spacing_mm=spacing_mm, origin_mm=(origin[0], origin[1], origin[2]))
 
 
 def _scan(scene: Scene, grid: Grid, options: PhantomOptions, rng: np.random.Generator) -> np.ndarray:
