@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from inference_server.errors import SettingsError
 from inference_server.tasks.blobs.local import LocalBlobs
 
 __all__ = ["Blobs", "LocalBlobs", "open_blobs"]
@@ -44,5 +45,11 @@ class Blobs(Protocol):
 
 
 def open_blobs(url: str) -> Blobs:
-    """Return the blob store at a URL (`file:///folder`)."""
+    """Return the blob store at a URL (`file:///folder`).
+
+    Raises:
+        SettingsError: the URL is of another kind.
+    """
+    if not url.startswith("file:///"):
+        raise SettingsError("The setting INFERENCE_SERVER_BLOBS_URL must be a URL of the form file:///folder.")
     return LocalBlobs(Path(url.removeprefix("file://")))

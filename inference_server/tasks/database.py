@@ -1,0 +1,228 @@
+"""The connection to the records: SQLite in WAL mode by default, any SQLAlchemy database by URL."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from inference_server.errors import StoreUnavailable
+from inference_server.tasks.schema import HEAD
+
+log = logging.getLogger(__name__)
+
+BUSY_TIMEOUT_S = 15.0
+"""How long a SQLite transaction waits for the writer before it; one takes about a millisecond."""
+CONNECTIONS = 8
+"""Open connections per process. Transactions are short, so more threads than this simply take turns."""
+_MIGRATION_LOCK = 0x1F5E_11CE
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn every error of the database or its driver into `StoreUnavailable`."""
+    try:
+        yield
+    except (DBAPIError, PoolTimeout) as exc:
+        log.error("database error", extra={"kind": type(exc.__cause__ or exc).__name__})
+        raise StoreUnavailable from exc
+
+
+class Database:
+    """An engine that migrates itself and is made anew after a fork.
+
+    Args:
+        url: SQLAlchemy URL. The folder of a SQLite file is made if need be, for its owner only.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url)
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.engine = self._new_engine()
+        self._of_parents: list[Engine] = []
+        _DATABASES.add(self)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection that sees one state of the records throughout. It must not write.
+
+        Raises:
+            StoreUnavailable: the database cannot be reached.
+        """
+        with store_errors(), self.engine.connect().execution_options(reading=True) as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Give a connection inside a transaction that is committed at the end, or undone by an exception.
+
+        Raises:
+            StoreUnavailable: the database cannot be reached, or the wait for other writers was too long.
+        """
+        with store_errors(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def commit_counter(self) -> Iterator[Callable[[], int | None]]:
+        """Give a function whose answer changes when anybody commits, or is None where that cannot be told.
+
+        It reads from a connection of its own, for use by one thread.
+        """
+        if not self.is_sqlite:
+            yield lambda: None
+            return
+        with store_errors():
+            connection = self.engine.raw_connection()
+            connection.detach()
+        try:
+            yield lambda: _data_version(connection)
+        finally:
+            connection.close()
+
+    def migrate(self) -> None:
+        """Bring the tables to the newest version; processes that start together wait for one another.
+
+        Tables of a newer release are left as they are, since changes are additive for one release.
+
+        Raises:
+            StoreUnavailable: the database cannot be reached.
+        """
+        with store_errors():
+            if self._is_ready():
+                return
+            with self._migration_lock():
+                self._upgrade()
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        self.engine.dispose()
+
+    def before_fork(self) -> None:
+        """Close idle connections, since a child must neither use nor close those of its parent."""
+        self.engine.dispose()
+
+    def after_fork(self) -> None:
+        """Start over with an engine of one's own; the parent's is kept, untouched, as SQLite demands."""
+        self._of_parents.append(self.engine)
+        self.engine = self._new_engine()
+
+    @property
+    def _file(self) -> Path:
+        return Path(self._url.database or "").absolute()
+
+    def _new_engine(self) -> Engine:
+        options: dict[str, Any] = {"pool_size": CONNECTIONS, "max_overflow": 0, "pool_use_lifo": True}
+        if not self.is_sqlite:
+            return create_engine(self._url, pool_pre_ping=True, **options)
+        engine = create_engine(self._url, connect_args={"timeout": BUSY_TIMEOUT_S}, **options)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+    def _is_ready(self) -> bool:
+        with self.engine.connect().execution_options(reading=True) as connection:
+            if self.is_sqlite and connection.scalar(text("PRAGMA journal_mode")) != "wal":
+                return False
+            return _version(connection) >= HEAD
+
+    @contextmanager
+    def _migration_lock(self) -> Iterator[None]:
+        with _file_lock(self._file.with_suffix(".lock")) if self.is_sqlite else nullcontext():
+            yield
+
+    def _upgrade(self) -> None:
+        if self.is_sqlite:
+            with self.engine.connect().execution_options(reading=True, plain=True) as connection:
+                connection.execute(text("PRAGMA journal_mode = WAL"))
+        with self.engine.begin() as connection:
+            if not self.is_sqlite:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            if _version(connection) < HEAD:
+                _run_migrations(connection)
+
+
+def open_database(url: str) -> Database:
+    """Return the migrated database at a SQLAlchemy URL.
+
+    Raises:
+        StoreUnavailable: it cannot be reached.
+    """
+    database = Database(url)
+    database.migrate()
+    return database
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None
+    for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    if not options.get("plain"):
+        connection.exec_driver_sql("BEGIN" if options.get("reading") else "BEGIN IMMEDIATE")
+
+
+def _data_version(connection: PoolProxiedConnection) -> int:
+    try:
+        return int(connection.cursor().execute("PRAGMA data_version").fetchone()[0])
+    except sqlite3.Error as exc:
+        raise StoreUnavailable from exc
+
+
+def _version(connection: Connection) -> str:
+    if not connection.dialect.has_table(connection, "alembic_version"):
+        return ""
+    return str(connection.scalar(text("SELECT version_num FROM alembic_version")) or "")
+
+
+def _run_migrations(connection: Connection) -> None:
+    # Alembic takes as long to import as everything else here together, and is needed once per release.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, HEAD)
+    except SQLAlchemyError:
+        log.error("migration failed", extra={"target": HEAD})
+        raise
+
+
+@contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+_DATABASES: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    for database in list(_DATABASES):
+        database.before_fork()
+
+
+def _after_fork() -> None:
+    for database in list(_DATABASES):
+        database.after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

@@ -1,0 +1,1 @@
+"""One file per change; the number in front is its version."""

@@ -1,0 +1,104 @@
+"""The tables of the records. `migrations/` makes them; a test keeps both the same."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    text,
+)
+
+HEAD = "0001"
+"""The newest migration. Versions are numbers of four digits, so that text order is age order."""
+
+metadata = MetaData()
+_Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("uid", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("queue", String, nullable=False),
+    Column("dialect", String, nullable=False),
+    Column("token", String, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("status", String, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("queued_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("case_blob", String),
+    Column("case_size_bytes", BigInteger, nullable=False),
+    Column("result_blob", String),
+    Column("result_size_bytes", BigInteger),
+    Column("parameters", JSON, nullable=False),
+    Column("outputs", JSON, nullable=False),
+    Column("report", JSON, nullable=False),
+    Column("phase", String),
+    Column("progress", Double, nullable=False),
+    Column("problem_code", String),
+    Column("problem_message", String),
+    Column("time_limit_s", Double),
+    Column("idempotency_key", String),
+    Column("fingerprint", String, nullable=False),
+    Column("claim_token", String),
+    Column("holder_worker", String),
+    Column("holder_pid", Integer),
+    Column("lease_until", Double),
+    sqlite_autoincrement=True,
+)
+"""`seq` is the order of arrival and never used twice. `queued_at` is when the task last entered its queue."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("uid", String, ForeignKey("tasks.uid", ondelete="CASCADE"), nullable=False),
+    Column("time", Double, nullable=False),
+    Column("level", String, nullable=False),
+    Column("text", String, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("token", String, primary_key=True),
+    Column("score", Double, nullable=False),
+)
+"""How much device time each token used lately, as the score of `usage.py`."""
+
+
+def _partial_index(
+    name: str, *columns: Column[str] | Column[float] | Column[int], where: str, unique: bool = False
+) -> None:
+    Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+
+
+ENDED = "status IN ('finished', 'failed', 'cancelled')"
+
+Index("tasks_by_uid", tasks.c.uid, unique=True)
+Index("events_by_task", events.c.uid, events.c.seq)
+_partial_index("tasks_to_claim", tasks.c.queue, tasks.c.token, tasks.c.priority, tasks.c.seq, where="status = 'queued'")
+_partial_index("tasks_waiting", tasks.c.queued_at, tasks.c.queue, where="status = 'queued'")
+_partial_index("tasks_running", tasks.c.lease_until, where="status = 'running'")
+_partial_index("tasks_ended", tasks.c.ended_at, where=ENDED)
+_partial_index("tasks_finished", tasks.c.model, tasks.c.ended_at, where="status = 'finished'")
+_partial_index("tasks_by_case", tasks.c.case_blob, where="case_blob IS NOT NULL")
+_partial_index("tasks_by_result", tasks.c.result_blob, where="result_blob IS NOT NULL")
+_partial_index("tasks_by_key", tasks.c.token, tasks.c.idempotency_key, where="idempotency_key IS NOT NULL", unique=True)

@@ -1,0 +1,269 @@
+"""What every door calls: submit a task, look at it, steer it, fetch its result."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from inference_server.errors import InferenceServerError, StorageFull, StoreUnavailable, UnknownTask
+from inference_server.models.manifest import Manifest
+from inference_server.settings import Settings
+from inference_server.tasks.blobs import Blobs, open_blobs
+from inference_server.tasks.database import open_database
+from inference_server.tasks.record import ANONYMOUS, Event, NewTask, Priority, Status, Task, new_uid
+from inference_server.tasks.results import ResultFile, without_result
+from inference_server.tasks.store import Page, Store, TaskFilter
+from inference_server.tasks.submission import Submission, fingerprint
+
+log = logging.getLogger(__name__)
+
+
+class Turns(Protocol):
+    """A way to tell the workers of a queue that they may take a task."""
+
+    def send(self, queue: str, priority: Priority = Priority.NORMAL) -> bool:
+        """Send one turn; return False, soon and without an exception, if that was not possible."""
+
+
+class Served(Protocol):
+    """A model of the repository."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model declares of itself."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the model's files."""
+
+
+class Models(Protocol):
+    """The model repository."""
+
+    def get(self, model_id: str, /) -> Served:
+        """Return the highest version of a model.
+
+        Raises:
+            UnknownModel: there is none of this id; the message names the known ones.
+        """
+
+
+CheckCase = Callable[[Path, Manifest, Settings], object]
+"""Raises the narrowest error for a case that the model cannot take; looks at headers only."""
+
+
+class Tasks:
+    """The life of tasks as the doors see it.
+
+    Whoever asks gives a `token`; a task of somebody else is answered as an unknown one. Every method raises
+    `StoreUnavailable` if the records or the files cannot be reached.
+    """
+
+    def __init__(
+        self, settings: Settings, store: Store, blobs: Blobs, turns: Turns, models: Models, check_case: CheckCase
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.blobs = blobs
+        self.turns = turns
+        self.models = models
+        self._check_case = check_case
+
+    def ensure_room(self, size_bytes: int = 0) -> None:
+        """Check that the disk takes `size_bytes` more and stays above its low-water mark.
+
+        Raises:
+            StorageFull: it does not.
+        """
+        free_bytes = self.blobs.free_bytes()
+        if free_bytes is not None and free_bytes - size_bytes < self.settings.disk_low_bytes:
+            log.error("disk nearly full", extra={"free_bytes": free_bytes})
+            raise StorageFull
+
+    def stage(self) -> Path:
+        """Return the path of a new empty file for a case's zip; `submit` or `discard` ends it."""
+        return self.blobs.stage()
+
+    def discard(self, staged: Path) -> None:
+        """Remove a staged file that will not be submitted."""
+        self.blobs.discard(staged)
+
+    def submit(self, submission: Submission) -> tuple[Task, bool]:
+        """Accept a case: from the return on, the task is durable, whatever happens to this process or the broker.
+
+        The staged file is gone afterwards, accepted or not.
+
+        Returns:
+            The task and True, or False with the one that an earlier request of the same idempotency key made.
+
+        Raises:
+            UnknownModel: the server has no such model.
+            BadRequest: the parameters or the case are not what the model takes; so do its subclasses and `TooLarge`.
+            StorageFull: the disk is nearly full.
+            OverQuota: as many tasks wait as may.
+            Conflict: the idempotency key belongs to a request with another content.
+        """
+        try:
+            new = self._checked(submission)
+            task, created = self._record(new, submission.staged)
+        finally:
+            self.blobs.discard(submission.staged)
+        if created:
+            log.info("task accepted", extra={"task": task.uid, "model": task.model, "dialect": task.dialect})
+            self._send_turn(task)
+        return task, created
+
+    def get(self, uid: str, token: str = ANONYMOUS) -> Task:
+        """Return a task.
+
+        Raises:
+            UnknownTask: there is none of this UID that the token may see.
+        """
+        task = self.store.get(uid)
+        if not visible_to(task, token):
+            raise UnknownTask
+        return task
+
+    def page(self, only: TaskFilter, cursor: str | None = None, limit: int = 50, *, token: str = ANONYMOUS) -> Page:
+        """Return tasks that the token may see, latest first; see `Store.page`."""
+        return self.store.page(replace(only, token=token), cursor, limit)
+
+    def position(self, task: Task) -> int:
+        """Return about how many waiting tasks are before this one; see `Store.position`."""
+        return self.store.position(task)
+
+    def expected_wait_s(self, task: Task) -> float | None:
+        """Return about how long a waiting task still waits; see `Store.expected_wait_s`."""
+        return self.store.expected_wait_s(task)
+
+    def cancel(self, uid: str, token: str = ANONYMOUS) -> Task:
+        """Stop a task that waits or runs.
+
+        Raises:
+            UnknownTask: there is none of this UID that the token may see.
+            Conflict: the task has ended.
+        """
+        self.get(uid, token)
+        task = self.store.cancel(uid)
+        log.info("task cancelled", extra={"task": uid, "model": task.model})
+        return task
+
+    def retry(self, uid: str, token: str = ANONYMOUS) -> Task:
+        """Queue a failed or cancelled task again.
+
+        Raises:
+            UnknownTask: there is none of this UID that the token may see.
+            Conflict: the task did not fail, or its case has been removed.
+        """
+        self.get(uid, token)
+        task = self.store.retry(uid)
+        log.info("task retried", extra={"task": uid, "model": task.model})
+        self._send_turn(task)
+        return task
+
+    def delete(self, uid: str, token: str = ANONYMOUS) -> None:
+        """Remove a task in whatever state, with all its data.
+
+        Raises:
+            UnknownTask: there is none of this UID that the token may see.
+        """
+        self.get(uid, token)
+        keys = self.store.delete(uid)
+        log.info("task deleted", extra={"task": uid})
+        for key in keys:
+            self._delete_blob(key)
+
+    def events(self, uid: str, since: int = 0, *, token: str = ANONYMOUS) -> list[Event]:
+        """Return the lines of a task's log whose `seq` is above `since`.
+
+        Raises:
+            UnknownTask: there is none of this UID that the token may see.
+        """
+        self.get(uid, token)
+        return self.store.events(uid, since)
+
+    def result(self, uid: str, token: str = ANONYMOUS) -> ResultFile:
+        """Return the result of a finished task.
+
+        Raises:
+            UnknownTask: there is none of this UID that the token may see.
+            NotFinished: it waits or runs.
+            Cancelled: it was cancelled.
+            ResultGone: its result has been removed.
+            InferenceServerError: it failed; the class, code and sentence are those of its problem.
+        """
+        task = self.get(uid, token)
+        if task.status is Status.FINISHED and task.result_blob is not None:
+            return ResultFile(task, task.result_blob, task.result_size_bytes or 0, self.blobs)
+        raise without_result(task)
+
+    def _checked(self, submission: Submission) -> NewTask:
+        self.ensure_room()
+        model = self.models.get(submission.model)
+        manifest = model.manifest
+        parameters = manifest.check_parameters(submission.parameters)
+        self._check_case(submission.staged, manifest, self.settings)
+        return NewTask(
+            uid=new_uid(),
+            model=manifest.id,
+            version=manifest.version,
+            digest=model.digest,
+            queue=manifest.queue,
+            dialect=submission.dialect,
+            case_blob="",
+            case_size_bytes=submission.staged.stat().st_size,
+            token=submission.token,
+            priority=submission.priority,
+            parameters=parameters,
+            outputs=submission.outputs,
+            idempotency_key=submission.idempotency_key,
+            fingerprint=fingerprint(submission) if submission.idempotency_key is not None else "",
+            time_limit_s=manifest.time_limit_s,
+        )
+
+    def _record(self, new: NewTask, staged: Path) -> tuple[Task, bool]:
+        key = self.blobs.put(staged)
+        try:
+            task, created = self.store.add(replace(new, case_blob=key))
+        except StoreUnavailable:
+            # The record may be there although its commit was not acknowledged: housekeeping decides about the blob.
+            raise
+        except InferenceServerError:
+            self._delete_blob(key)
+            raise
+        if not created:
+            self._delete_blob(key)
+        return task, created
+
+    def _send_turn(self, task: Task) -> None:
+        if not self.turns.send(task.queue, task.priority):
+            log.warning("turn not sent", extra={"task": task.uid, "model": task.model, "queue": task.queue})
+
+    def _delete_blob(self, key: str) -> None:
+        try:
+            self.blobs.delete(key)
+        except StoreUnavailable:
+            log.warning("blob left to housekeeping", exc_info=True)
+
+
+def visible_to(task: Task, token: str) -> bool:
+    """Return whether the bearer of a token may know of a task."""
+    return task.token == token
+
+
+def open_tasks(settings: Settings) -> Tasks:
+    """Return the life of tasks on the records, files, broker and models that the settings name.
+
+    Raises:
+        StoreUnavailable: the records cannot be reached.
+    """
+    from inference_server.models.registry import Registry
+    from inference_server.tasks.case_zip import check_case
+    from inference_server.tasks.queue import CeleryTurns
+
+    store = Store(open_database(settings.database), queue_limit=settings.queue_limit)
+    models = Registry(settings.model_folders)
+    return Tasks(settings, store, open_blobs(settings.blobs), CeleryTurns(settings), models, check_case)

@@ -1,0 +1,287 @@
+"""The store: what the doors do with records. What workers do with them is in `claims.py`."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from inference_server.errors import BadRequest, Conflict, OverQuota, UnknownTask
+from inference_server.tasks import usage
+from inference_server.tasks.database import Database
+from inference_server.tasks.record import Event, NewTask, Status, Task
+from inference_server.tasks.schema import events, tasks
+from inference_server.tasks.statements import HAS_UID, TASK_COLUMNS, has_status, moved, note, note_verb, to_task
+from inference_server.tasks.transitions import TRANSITIONS, Verb
+
+PAGE_LIMIT = 200
+RECENT_TASKS = 20
+"""How many finished tasks of a model the expected wait is estimated from."""
+
+_GET = select(*TASK_COLUMNS).where(HAS_UID)
+_INSERT = insert(tasks).returning(*TASK_COLUMNS)
+_SAME_KEY = select(tasks.c.fingerprint, *TASK_COLUMNS).where(
+    tasks.c.token == bindparam("the_token"), tasks.c.idempotency_key == bindparam("key")
+)
+_COUNT_QUEUED = select(func.count()).select_from(tasks).where(has_status(Status.QUEUED))
+_REVISIONS = select(tasks.c.uid, tasks.c.revision).where(tasks.c.uid.in_(bindparam("uids", expanding=True)))
+_CANCEL = moved(Verb.CANCEL).where(HAS_UID).returning(*TASK_COLUMNS)
+_RETRY = (
+    moved(Verb.RETRY, attempts=0, problem_code=None, problem_message=None, report={})
+    .where(HAS_UID, tasks.c.case_blob.is_not(None))
+    .returning(*TASK_COLUMNS)
+)
+_DELETE = delete(tasks).where(HAS_UID).returning(tasks.c.case_blob, tasks.c.result_blob)
+_EVENTS = (
+    select(events.c.seq, events.c.time, events.c.level, events.c.text)
+    .where(events.c.uid == bindparam("task_uid"), events.c.seq > bindparam("since"))
+    .order_by(events.c.seq)
+)
+_QUEUE = tasks.c.queue == bindparam("the_queue")
+_AHEAD = _COUNT_QUEUED.where(
+    _QUEUE,
+    or_(
+        tasks.c.priority < bindparam("the_priority"),
+        and_(
+            tasks.c.priority == bindparam("the_priority"),
+            tasks.c.seq < select(tasks.c.seq).where(HAS_UID).correlate(None).scalar_subquery(),
+        ),
+    ),
+)
+_RUNNING = select(func.count()).select_from(tasks).where(has_status(Status.RUNNING), _QUEUE)
+_DURATIONS = (
+    select(tasks.c.ended_at - tasks.c.started_at)
+    .where(has_status(Status.FINISHED), tasks.c.model == bindparam("the_model"))
+    .order_by(tasks.c.ended_at.desc())
+    .limit(RECENT_TASKS)
+)
+
+
+@dataclass(frozen=True)
+class TaskFilter:
+    """Which tasks a page shows; None lets all through."""
+
+    status: Status | None = None
+    model: str | None = None
+    dialect: str | None = None
+    token: str | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Return the filter as SQL."""
+        plain = {tasks.c.model: self.model, tasks.c.dialect: self.dialect, tasks.c.token: self.token}
+        wanted = [column == value for column, value in plain.items() if value is not None]
+        return [*wanted, *([has_status(self.status)] if self.status else [])]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some tasks, latest first, and the cursor that continues after them, None at the end."""
+
+    tasks: tuple[Task, ...]
+    next_cursor: str | None
+
+
+class Store:
+    """Records of tasks, as the doors use them.
+
+    Every method raises `StoreUnavailable` if the database cannot be reached; nothing is changed then.
+
+    Args:
+        database: migrated.
+        queue_limit: most tasks that may wait.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self, database: Database, *, queue_limit: int = 10_000, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.database = database
+        self._queue_limit = queue_limit
+        self._clock = clock
+
+    def add(self, new: NewTask) -> tuple[Task, bool]:
+        """Record a task and return it with True, or with False the one that has this idempotency key already.
+
+        Raises:
+            Conflict: the idempotency key belongs to a request with another content.
+            OverQuota: as many tasks wait as may.
+        """
+        at = self._clock()
+        with self.database.writing() as connection:
+            if (existing := _same_key(connection, new)) is not None:
+                return existing, False
+            self._refuse_if_full(connection)
+            task = to_task(connection.execute(_INSERT, _columns(new, at)).one())
+            usage.know(connection, new.token)
+            note(connection, [new.uid], at=at, level="info", text="Accepted.")
+        return task, True
+
+    def get(self, uid: str) -> Task:
+        """Return a task.
+
+        Raises:
+            UnknownTask: there is none of this UID.
+        """
+        with self.database.reading() as connection:
+            return _get(connection, uid)
+
+    def revisions(self, uids: Collection[str]) -> dict[str, int]:
+        """Return the revision of each of these tasks; unknown ones are missing from the answer."""
+        with self.database.reading() as connection:
+            return dict(connection.execute(_REVISIONS, {"uids": list(uids)}).tuples())
+
+    def page(self, only: TaskFilter, cursor: str | None = None, limit: int = 50) -> Page:
+        """Return tasks, latest first, that come after a cursor; of `limit` (1 to 200) at most.
+
+        Raises:
+            BadRequest: the cursor is not one that an earlier page gave, or the limit is out of range.
+        """
+        if not 1 <= limit <= PAGE_LIMIT:
+            raise BadRequest(f"A page has from 1 to {PAGE_LIMIT} tasks; {limit} were asked for.", field="limit")
+        query = select(*TASK_COLUMNS).where(*only.conditions(), *_after(cursor))
+        with self.database.reading() as connection:
+            rows = connection.execute(query.order_by(tasks.c.seq.desc()).limit(limit + 1)).all()
+        more = len(rows) > limit
+        return Page(tuple(map(to_task, rows[:limit])), str(rows[limit - 1].seq) if more else None)
+
+    def position(self, task: Task) -> int:
+        """Return how many waiting tasks of the queue are before this one by priority and age (0: it is next).
+
+        The share that tokens have in the workers may change the order within a priority, so this is an estimate.
+        """
+        if task.status is not Status.QUEUED:
+            return 0
+        with self.database.reading() as connection:
+            return _position(connection, task)
+
+    def expected_wait_s(self, task: Task) -> float | None:
+        """Return an estimate of how long a waiting task still waits; None if it does not wait or nothing is known.
+
+        It is the median duration of the model's last tasks, for each task before this one, and one more
+        while all workers are busy, divided among the workers that are running tasks of the queue.
+        """
+        if task.status is not Status.QUEUED:
+            return None
+        with self.database.reading() as connection:
+            durations = connection.scalars(_DURATIONS, {"the_model": task.model}).all()
+            running: int = connection.scalar(_RUNNING, {"the_queue": task.queue}) or 0
+            ahead = _position(connection, task) + (1 if running else 0)
+        return statistics.median(durations) * ahead / max(running, 1) if durations else None
+
+    def cancel(self, uid: str) -> Task:
+        """Stop a task that waits or runs. A worker that has it notices at its next beat.
+
+        Raises:
+            UnknownTask: there is none of this UID.
+            Conflict: the task has ended.
+        """
+        return self._move(uid, Verb.CANCEL, _CANCEL)
+
+    def retry(self, uid: str) -> Task:
+        """Queue a failed or cancelled task again, at the place its age gives it.
+
+        Raises:
+            UnknownTask: there is none of this UID.
+            Conflict: the task did not fail, or its case has been removed.
+        """
+        return self._move(uid, Verb.RETRY, _RETRY)
+
+    def delete(self, uid: str) -> tuple[str, ...]:
+        """Remove a task in whatever state and return the keys of its blobs, which the caller removes.
+
+        Raises:
+            UnknownTask: there is none of this UID.
+        """
+        with self.database.writing() as connection:
+            row = connection.execute(_DELETE, {"task_uid": uid}).one_or_none()
+        if row is None:
+            raise UnknownTask
+        return tuple(key for key in row if key is not None)
+
+    def events(self, uid: str, since: int = 0) -> list[Event]:
+        """Return the lines of a task's log whose `seq` is above `since`, in order.
+
+        Raises:
+            UnknownTask: there is none of this UID.
+        """
+        with self.database.reading() as connection:
+            _get(connection, uid)
+            return [Event(*row) for row in connection.execute(_EVENTS, {"task_uid": uid, "since": since})]
+
+    def add_event(self, uid: str, level: str, text: str) -> None:
+        """Append a line to a task's log.
+
+        Raises:
+            UnknownTask: there is none of this UID.
+        """
+        with self.database.writing() as connection:
+            _get(connection, uid)
+            note(connection, [uid], at=self._clock(), level=level, text=text)
+
+    def _refuse_if_full(self, connection: Connection) -> None:
+        if (connection.scalar(_COUNT_QUEUED) or 0) >= self._queue_limit:
+            raise OverQuota
+
+    def _move(self, uid: str, verb: Verb, statement: ReturningUpdate[Any]) -> Task:
+        at = self._clock()
+        with self.database.writing() as connection:
+            row = connection.execute(statement, {"task_uid": uid, "at": at}).one_or_none()
+            if row is None:
+                raise _refusal(_get(connection, uid), verb)
+            note_verb(connection, [uid], verb, at=at)
+        return to_task(row)
+
+
+def _get(connection: Connection, uid: str) -> Task:
+    row = connection.execute(_GET, {"task_uid": uid}).one_or_none()
+    if row is None:
+        raise UnknownTask
+    return to_task(row)
+
+
+def _same_key(connection: Connection, new: NewTask) -> Task | None:
+    if new.idempotency_key is None:
+        return None
+    row = connection.execute(_SAME_KEY, {"the_token": new.token, "key": new.idempotency_key}).one_or_none()
+    if row is not None and row.fingerprint != new.fingerprint:
+        raise Conflict(
+            "This idempotency key was used for a request with another content. Send a fresh key.",
+            field="Idempotency-Key",
+        )
+    return to_task(row) if row is not None else None
+
+
+def _columns(new: NewTask, at: float) -> dict[str, Any]:
+    given = {name: getattr(new, name) for name in new.__dataclass_fields__}
+    fixed = {"status": Status.QUEUED.value, "revision": 1, "attempts": 0, "progress": 0.0, "report": {}}
+    changed = {"priority": int(new.priority), "parameters": dict(new.parameters), "outputs": list(new.outputs)}
+    return {**given, **fixed, **changed, "created_at": at, "queued_at": at}
+
+
+def _after(cursor: str | None) -> list[ColumnElement[bool]]:
+    if cursor is None:
+        return []
+    if not re.fullmatch(r"[0-9]{1,18}", cursor):
+        raise BadRequest("The cursor is not one that an earlier page gave.", field="cursor")
+    return [tasks.c.seq < int(cursor)]
+
+
+def _position(connection: Connection, task: Task) -> int:
+    place = {"the_queue": task.queue, "the_priority": int(task.priority), "task_uid": task.uid}
+    return connection.scalar(_AHEAD, place) or 0
+
+
+def _refusal(task: Task, verb: Verb) -> Conflict:
+    if task.status in TRANSITIONS[verb].sources:
+        return Conflict("The task's images have been removed from the server, so it cannot be tried again.")
+    allowed = " or ".join(TRANSITIONS[verb].sources)
+    return Conflict(f"The task is {task.status.value}; only a {allowed} one can be {_PAST[verb]}.")
+
+
+_PAST = {Verb.CANCEL: "cancelled", Verb.RETRY: "tried again"}
