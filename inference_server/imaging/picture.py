@@ -1,0 +1,83 @@
+"""2-D pictures in common formats (PNG, JPEG, DICOM), read as a volume of one slice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference_server.errors import InvalidVolume, MalformedMessage, TooLarge
+from inference_server.imaging.volume import Geometry, Volume
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def read_picture_header(path: Path) -> tuple[Geometry, int]:
+    """Return a picture's geometry (of shape (1, Y, X), axes assumed) and its bytes in memory, from its header alone.
+
+    Raises:
+        MalformedMessage: the file cannot be read.
+        InvalidVolume: it is not one picture, or its spacing is no valid one.
+    """
+    reader = _reader(path)
+    with _itk_errors():
+        reader.ReadImageInformation()
+        size, spacing = reader.GetSize(), reader.GetSpacing()
+        components = reader.GetNumberOfComponents()
+    if len(size) < 2 or any(length != 1 for length in size[2:]):
+        raise InvalidVolume("One 2-D picture was expected; this file has several slices, frames or time points.")
+    geometry = Geometry((1, int(size[1]), int(size[0])), (float(spacing[0]), float(spacing[1]), 1.0))
+    return geometry, geometry.voxels * components * 4
+
+
+def read_picture(path: Path, *, max_bytes: int) -> Volume:
+    """Read a picture.
+
+    Returns:
+        Volume ``(1, Y, X)`` in the type of the file; colours become their luminance, float32.
+
+    Raises:
+        MalformedMessage: the file cannot be read.
+        InvalidVolume: it is not one picture, or its spacing is no valid one.
+        TooLarge: it takes more than `max_bytes` in memory.
+
+    Source:
+        ITU-R BT.601 for the luminance.
+    """
+    import SimpleITK as sitk  # noqa: N813 - 0.2 s, and only for pictures
+
+    geometry, size_bytes = read_picture_header(path)
+    if size_bytes > max_bytes:
+        raise TooLarge(f"The picture takes {size_bytes} bytes in memory; this server takes {max_bytes} at most.")
+    with _itk_errors():
+        pixels = sitk.GetArrayFromImage(_reader(path).Execute())
+    rows_columns = pixels.reshape(*geometry.shape, -1)
+    return Volume(_grey(rows_columns), geometry)
+
+
+def _grey(pixels: NDArray[Any]) -> NDArray[Any]:
+    if pixels.shape[-1] < 3:
+        return np.ascontiguousarray(pixels[..., 0])
+    grey: NDArray[Any] = pixels[..., :3].astype(np.float32) @ _LUMA
+    return grey
+
+
+def _reader(path: Path) -> Any:
+    import SimpleITK as sitk  # noqa: N813
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    return reader
+
+
+@contextmanager
+def _itk_errors() -> Iterator[None]:
+    """The cause is left out, because ITK quotes paths and values of the file."""
+    try:
+        yield
+    except RuntimeError:
+        raise MalformedMessage("The picture cannot be read: it is damaged, cut off or of another format.") from None
