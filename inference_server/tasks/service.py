@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +27,9 @@ class Turns(Protocol):
     def send(self, queue: str, priority: Priority = Priority.NORMAL) -> bool:
         """Send one turn; return False, soon and without an exception, if that was not possible."""
 
+    def ready(self, queue: str) -> int | None:
+        """Return how many turns wait in the queue, or None where the broker does not answer."""
+
 
 class Served(Protocol):
     """A model of the repository."""
@@ -49,6 +52,12 @@ class Models(Protocol):
         Raises:
             UnknownModel: there is none of this id; the message names the known ones.
         """
+
+    def models(self) -> Sequence[Served]:
+        """Return all models, sorted by id, the highest version first."""
+
+    def problems(self) -> Mapping[Path, str]:
+        """Return the folders that cannot be served, and why."""
 
 
 CheckCase = Callable[[Path, Manifest, Settings], object]
@@ -260,10 +269,10 @@ def open_tasks(settings: Settings) -> Tasks:
     Raises:
         StoreUnavailable: the records cannot be reached.
     """
-    from inference_server.models.registry import Registry
+    from inference_server.models.registry import open_registry
     from inference_server.tasks.case_zip import check_case
     from inference_server.tasks.queue import CeleryTurns
 
     store = Store(open_database(settings.database), queue_limit=settings.queue_limit)
-    models = Registry(settings.model_folders)
+    models = open_registry(settings)
     return Tasks(settings, store, open_blobs(settings.blobs), CeleryTurns(settings), models, check_case)

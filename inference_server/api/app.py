@@ -1,0 +1,140 @@
+"""The Flask application: every door, the OpenAPI document, health, and one answer to every error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flask import Response, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.info import Info
+from flask_openapi3.openapi import OpenAPI
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
+
+from inference_server import __version__
+from inference_server.api import docs_page
+from inference_server.api.context import EXTENSION, Context, context
+from inference_server.api.doors import DOORS, error_answerer
+from inference_server.api.health import Health, health_blueprint
+from inference_server.api.problems import (
+    Problem,
+    Refusal,
+    Refused,
+    http_refusal,
+    internal_refusal,
+    invalid_request,
+    refusal,
+)
+from inference_server.api.upload import linger
+from inference_server.api.waiting import Waits
+from inference_server.errors import InferenceServerError
+from inference_server.settings import Settings
+from inference_server.tasks.service import Tasks, open_tasks
+from inference_server.tasks.watch import Watcher
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = "Send an image, get its contours. Every error is a problem document of RFC 9457 with a stable `code`."
+
+WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def create_app(settings: Settings, tasks: Tasks | None = None) -> OpenAPI:
+    """Return the application.
+
+    Make it after a fork: it opens the records and starts a thread.
+
+    Args:
+        settings: limits and places.
+        tasks: what the doors call; opened from the settings where it is not given.
+
+    Raises:
+        StoreUnavailable: the records cannot be reached.
+    """
+    app = OpenAPI(
+        "inference_server",
+        info=Info(title="inference-server", version=__version__, description=DESCRIPTION),
+        security_schemes={},
+        doc_ui=False,
+        static_folder=None,
+        validation_error_model=Problem,
+        validation_error_callback=_answer_invalid,
+    )
+    app.extensions[EXTENSION] = _context(settings, tasks or open_tasks(settings))
+    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    _register_routes(app)
+    _register_errors(app)
+    app.after_request(_harden)
+    app.wsgi_app = _one_leading_slash(app.wsgi_app)  # type: ignore[assignment, method-assign]
+    return app
+
+
+def _context(settings: Settings, tasks: Tasks) -> Context:
+    threads = max(2, settings.api_threads // settings.api_processes)
+    waits = Waits(Watcher(tasks.store), slots=threads // 2, limit_s=settings.wait_limit_s)
+    return Context(settings, tasks, waits, Health(tasks, queue=settings.queue_names[0]))
+
+
+def _register_routes(app: OpenAPI) -> None:
+    for door in DOORS:
+        if isinstance(door.blueprint, APIBlueprint):
+            app.register_api(door.blueprint)
+        else:
+            app.register_blueprint(door.blueprint)
+    app.register_blueprint(docs_page.blueprint)
+    app.register_blueprint(health_blueprint(lambda: context().health))
+
+
+def _register_errors(app: OpenAPI) -> None:
+    app.register_error_handler(InferenceServerError, _answer_ours)
+    app.register_error_handler(Refused, lambda exc: _answer(exc.refused))
+    app.register_error_handler(HTTPException, _answer_http)
+    app.register_error_handler(Exception, _answer_unforeseen)
+
+
+def _answer_ours(error: InferenceServerError) -> Response:
+    return _answer(refusal(error))
+
+
+def _answer_http(exc: HTTPException) -> Response:
+    if isinstance(exc, RequestRedirect):
+        return exc.get_response(request.environ)  # type: ignore[return-value]
+    return _answer(http_refusal(exc))
+
+
+def _answer_unforeseen(exc: Exception) -> Response:
+    # The route's pattern says where it happened; the address itself may hold what a client put there.
+    route = request.url_rule.rule if request.url_rule else ""
+    log.error("request failed", exc_info=exc, extra={"method": request.method, "route": route})
+    return _answer(internal_refusal())
+
+
+def _answer_invalid(exc: ValidationError) -> Response:
+    return _answer(invalid_request(exc))
+
+
+def _answer(refused: Refusal) -> Response:
+    answer = error_answerer(request.path)(refused)
+    present = request._get_current_object()  # type: ignore[attr-defined]
+    answer.call_on_close(lambda: linger(present))
+    return answer
+
+
+def _harden(answer: Response) -> Response:
+    answer.headers.setdefault("X-Content-Type-Options", "nosniff")
+    if not answer.headers.get("Cache-Control"):
+        answer.headers["Cache-Control"] = "no-store"
+    return answer
+
+
+def _one_leading_slash(inner: WsgiApp) -> WsgiApp:
+    """Take `//api/tasks/` for `/api/tasks/`: clients join a server's address that ends in a slash with a path."""
+
+    def outer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        environ["PATH_INFO"] = "/" + environ.get("PATH_INFO", "").lstrip("/")
+        return inner(environ, start_response)
+
+    return outer

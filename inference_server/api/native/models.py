@@ -1,0 +1,244 @@
+"""The messages of the native API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json
+
+from inference_server.models.manifest import Manifest
+from inference_server.tasks.record import Event, Phase, Priority, Status, Task
+from inference_server.tasks.store import PAGE_LIMIT
+
+Factor = Annotated[int, Field(ge=1)]
+PriorityName = Literal["urgent", "normal", "batch"]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    """What clients send: a misspelt name is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TaskPath(Strict):
+    uid: str = Field(description="the task's UID, as submitting it returned it")
+
+
+class ModelPath(Strict):
+    model: str = Field(description="the model's id")
+
+
+class WaitQuery(Strict):
+    wait: Seconds = Field(
+        0.0, allow_inf_nan=False, description="wait up to this many seconds for a change; the server's limit holds"
+    )
+    revision: int | None = Field(
+        None,
+        description="the `revision` that you have: the answer comes once it is another one (status, phase or progress "
+        "changed). Without it, the answer comes once the status changes",
+    )
+
+
+class ListQuery(Strict):
+    status: Status | None = Field(None, description="only tasks with this status")
+    model: str | None = Field(None, description="only tasks of this model")
+    dialect: str | None = Field(None, description="only tasks that came through this door (`native`, `mim`)")
+    limit: int = Field(50, ge=1, le=PAGE_LIMIT, description="most tasks of one answer")
+    cursor: str | None = Field(None, description="`next_cursor` of the answer before")
+
+
+class EventsQuery(Strict):
+    since: int = Field(0, ge=0, description="only events whose `seq` is greater")
+
+
+class SubmitHeader(BaseModel):
+    idempotency_key: str | None = Field(
+        None,
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="any text of your own: the same key with the same request gives the same task back",
+    )
+
+
+class SubmitForm(Strict):
+    """The texts of a submitted form."""
+
+    model: str = Field(description="the model's id", min_length=1, max_length=100)
+    parameters: Json[dict[str, Any]] = Field(
+        "{}", validate_default=True, description="JSON object: values for what the model declares"
+    )
+    priority: PriorityName = Field("normal", description="who goes first in a queue")
+    scaling_factor: Json[tuple[Factor, Factor, Factor]] | None = Field(
+        None,
+        description="JSON list `[z, y, x]` of positive integers, for `image` parts: the contours come on a grid "
+        "that is so many times finer. A zipped case says it in its own `meta.json`",
+    )
+
+
+class ProblemRecord(BaseModel):
+    """Why a task has no result."""
+
+    code: str = Field(description="stable name of the error, for programs to compare")
+    message: str = Field(description="what happened and what to do, in a sentence")
+
+
+class Links(BaseModel):
+    """Where to go on from here."""
+
+    self: str
+    result: str
+    events: str
+    cancel: str
+    retry: str
+
+
+class TaskSummary(BaseModel):
+    """A task."""
+
+    uid: str
+    model: str = Field(description="the model's id")
+    version: str = Field(description="version of the model, settled when the task was submitted")
+    digest: str = Field(description="digest of the model's files")
+    dialect: str = Field(description="the door that it came through")
+    status: Status
+    revision: int = Field(description="rises whenever status, phase or progress change")
+    priority: PriorityName
+    parameters: dict[str, Any]
+    phase: Phase | None = Field(description="what a running task is doing")
+    progress: float = Field(description="how much of the computation is done, 0 to 1")
+    attempts: int = Field(description="how many workers have taken it")
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None
+    ended_at: AwareDatetime | None
+    problem: ProblemRecord | None = Field(description="why it has no result")
+    links: Links
+
+
+class TaskRecord(TaskSummary):
+    """A task, with what is known of its way through the queue and of its computation."""
+
+    queue_position: int | None = Field(description="how many tasks go before it (0: it is next); null unless queued")
+    expected_wait_s: float | None = Field(description="estimated seconds until it starts; null if unknown or started")
+    timings: dict[str, float] = Field(
+        description="seconds: `queued` and `running`, and while or after it ran what each phase took"
+    )
+    case_size_bytes: int
+    result_size_bytes: int | None
+    report: dict[str, Any] = Field(description="how the result came about: device, precision, software, notes")
+
+
+class TaskPage(BaseModel):
+    """Tasks, newest first."""
+
+    tasks: list[TaskSummary]
+    next_cursor: str | None = Field(description="pass it as `cursor` to get the next ones; null at the end")
+
+
+class EventRecord(BaseModel):
+    """A line of a task's log."""
+
+    seq: int = Field(description="rises over all events of the server")
+    time: AwareDatetime
+    level: str
+    text: str
+
+
+class EventList(BaseModel):
+    """A task's log, oldest line first."""
+
+    events: list[EventRecord]
+
+
+class ModelRecord(Manifest):
+    """A model: its manifest, and a digest of its files."""
+
+    digest: str
+
+
+class ModelList(BaseModel):
+    """The models that this server runs, each in its highest version."""
+
+    models: list[ModelRecord]
+    broken: dict[str, str] = Field(description="model folders that cannot be served, and why; for the operator")
+
+
+class LimitRecord(BaseModel):
+    """What this server takes."""
+
+    upload_limit_bytes: int = Field(description="largest request body")
+    image_limit_bytes: int = Field(description="largest array that one image may declare")
+    unpacked_limit_bytes: int = Field(description="largest sum of a zip's members, unpacked")
+    labels_limit_bytes: int = Field(description="largest label array on the contour grid, one byte a voxel")
+    member_limit: int = Field(description="most members of a zip")
+    queue_limit: int = Field(description="most tasks that may wait")
+    wait_limit_s: float = Field(description="longest `wait`")
+    task_time_limit_s: float = Field(description="longest computation of a task, unless its model says otherwise")
+    queue_time_limit_s: float = Field(description="longest wait in a queue; the task fails after it")
+    retention_s: float = Field(description="how long case and result are kept after a task ended")
+
+
+_PLAIN = ("uid", "model", "version", "digest", "dialect", "status", "revision", "phase", "progress", "attempts")
+_MOMENTS = ("created_at", "started_at", "ended_at")
+
+
+def task_summary(task: Task, *, base_url: str) -> dict[str, Any]:
+    """Return the fields of a `TaskSummary`."""
+    return {
+        **{name: getattr(task, name) for name in _PLAIN},
+        **{name: _moment(getattr(task, name)) for name in _MOMENTS},
+        "parameters": dict(task.parameters),
+        "priority": Priority(task.priority).name.lower(),
+        "problem": ProblemRecord(code=task.problem.code, message=task.problem.message) if task.problem else None,
+        "links": _links(f"{base_url}/tasks/{task.uid}"),
+    }
+
+
+def task_record(
+    task: Task, *, base_url: str, now: float, position: int | None = None, expected_wait_s: float | None = None
+) -> TaskRecord:
+    """Return a task as clients see it.
+
+    Args:
+        task: the record.
+        base_url: what the links begin with.
+        now: seconds since the epoch, up to which a time that goes on is counted.
+        position: how many tasks go before it; None unless it is queued.
+        expected_wait_s: estimated time until it starts.
+    """
+    report = dict(task.report)
+    phases = report.pop("timings_s", {})
+    return TaskRecord(
+        **task_summary(task, base_url=base_url),
+        queue_position=position,
+        expected_wait_s=expected_wait_s,
+        timings={**_timings(task, now), **phases},
+        case_size_bytes=task.case_size_bytes,
+        result_size_bytes=task.result_size_bytes,
+        report=report,
+    )
+
+
+def event_record(event: Event) -> EventRecord:
+    """Return a line of a task's log as clients see it."""
+    moment = datetime.fromtimestamp(event.time, UTC)
+    return EventRecord(seq=event.seq, time=moment, level=event.level, text=event.text)
+
+
+def _timings(task: Task, now: float) -> Mapping[str, float]:
+    end = now if task.ended_at is None else task.ended_at
+    if task.started_at is None:
+        return {"queued": round(end - task.created_at, 3)}
+    return {"queued": round(task.started_at - task.created_at, 3), "running": round(end - task.started_at, 3)}
+
+
+def _links(self: str) -> Links:
+    verbs = {name: f"{self}/{name}" for name in ("result", "events", "cancel", "retry")}
+    return Links(self=self, **verbs)
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,156 @@
+"""The routes of the native API."""
+
+from __future__ import annotations
+
+import time
+
+from flask import Response, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel
+
+from inference_server.api.context import Context, context
+from inference_server.api.download import send_result
+from inference_server.api.native.describe import NOTHING, PROBLEMS, RESULT, submit_body
+from inference_server.api.native.models import (
+    EventList,
+    EventsQuery,
+    LimitRecord,
+    ListQuery,
+    ModelList,
+    ModelPath,
+    ModelRecord,
+    SubmitHeader,
+    TaskPage,
+    TaskPath,
+    TaskRecord,
+    TaskSummary,
+    WaitQuery,
+    event_record,
+    task_record,
+    task_summary,
+)
+from inference_server.api.native.submit import submit
+from inference_server.tasks.record import Status, Task
+from inference_server.tasks.service import Served
+from inference_server.tasks.store import TaskFilter
+
+PREFIX = "/api/v1"
+
+TASKS = Tag(name="tasks", description="Submit a case, follow its task, fetch its result")
+SERVER = Tag(name="server", description="What the server offers and takes")
+
+blueprint = APIBlueprint("native", __name__, url_prefix=PREFIX, abp_responses=PROBLEMS)
+
+
+@blueprint.post(
+    "/tasks",
+    tags=[TASKS],
+    responses={"202": TaskRecord, "200": TaskRecord},
+    openapi_extensions={"requestBody": submit_body()},
+)
+def submit_task(header: SubmitHeader) -> Response:
+    """Submit a case
+    Accepted means stored: the task is computed even if the server restarts. 200: the idempotency key is known.
+    """
+    task, created = submit(context(), request, idempotency_key=header.idempotency_key)
+    answer = _answer(_record(context(), task), 202 if created else 200)
+    answer.headers["Location"] = f"{_base_url()}/tasks/{task.uid}"
+    return answer
+
+
+@blueprint.get("/tasks", tags=[TASKS], responses={"200": TaskPage})
+def list_tasks(query: ListQuery) -> Response:
+    """List tasks, newest first"""
+    chosen = TaskFilter(status=query.status, model=query.model, dialect=query.dialect)
+    page = context().tasks.page(chosen, query.cursor, query.limit)
+    summaries = [TaskSummary(**task_summary(task, base_url=_base_url())) for task in page.tasks]
+    return _answer(TaskPage(tasks=summaries, next_cursor=page.next_cursor))
+
+
+@blueprint.get("/tasks/<uid>", tags=[TASKS], responses={"200": TaskRecord})
+def get_task(path: TaskPath, query: WaitQuery) -> Response:
+    """Follow a task
+    With `wait`, the answer comes the moment the task changes.
+    """
+    here = context()
+    task = here.tasks.get(path.uid)
+    return _answer(_record(here, here.waits.changed(task, revision=query.revision, wait_s=query.wait)))
+
+
+@blueprint.get("/tasks/<uid>/result", tags=[TASKS], responses={"200": RESULT})
+def get_result(path: TaskPath) -> Response:
+    """Fetch a finished task's result
+    Ranges are honoured, so that a broken download can go on. A failed task answers with its error.
+    """
+    return send_result(path.uid, context().tasks.result(path.uid))
+
+
+@blueprint.get("/tasks/<uid>/events", tags=[TASKS], responses={"200": EventList})
+def get_events(path: TaskPath, query: EventsQuery) -> Response:
+    """Read a task's log"""
+    events = context().tasks.events(path.uid, since=query.since)
+    return _answer(EventList(events=[event_record(event) for event in events]))
+
+
+@blueprint.post("/tasks/<uid>/cancel", tags=[TASKS], responses={"200": TaskRecord})
+def cancel_task(path: TaskPath) -> Response:
+    """Stop a task, also while it runs"""
+    return _answer(_record(context(), context().tasks.cancel(path.uid)))
+
+
+@blueprint.post("/tasks/<uid>/retry", tags=[TASKS], responses={"200": TaskRecord})
+def retry_task(path: TaskPath) -> Response:
+    """Queue a failed or cancelled task once more"""
+    return _answer(_record(context(), context().tasks.retry(path.uid)))
+
+
+@blueprint.delete("/tasks/<uid>", tags=[TASKS], responses={"204": NOTHING})
+def delete_task(path: TaskPath) -> Response:
+    """Remove a task and all its data, whatever its status"""
+    context().tasks.delete(path.uid)
+    return Response(status=204)
+
+
+@blueprint.get("/models", tags=[SERVER], responses={"200": ModelList})
+def list_models() -> Response:
+    """List the models"""
+    served = context().tasks.models
+    models = [_model_record(model) for model in served.models()]
+    return _answer(ModelList(models=models, broken={str(name): why for name, why in served.problems().items()}))
+
+
+@blueprint.get("/models/<model>", tags=[SERVER], responses={"200": ModelRecord})
+def get_model(path: ModelPath) -> Response:
+    """Read a model's manifest"""
+    return _answer(_model_record(context().tasks.models.get(path.model)))
+
+
+@blueprint.get("/limits", tags=[SERVER], responses={"200": LimitRecord})
+def get_limits() -> Response:
+    """Read what the server takes"""
+    return _answer(LimitRecord.model_validate(context().settings, from_attributes=True))
+
+
+def _record(here: Context, task: Task) -> TaskRecord:
+    queued = task.status is Status.QUEUED
+    return task_record(
+        task,
+        base_url=_base_url(),
+        now=time.time(),
+        position=here.tasks.position(task) if queued else None,
+        expected_wait_s=here.tasks.expected_wait_s(task) if queued else None,
+    )
+
+
+def _model_record(model: Served) -> ModelRecord:
+    return ModelRecord(**model.manifest.model_dump(), digest=model.digest)
+
+
+def _base_url() -> str:
+    public_url = context().settings.public_url
+    return (public_url.rstrip("/") if public_url else "") + PREFIX
+
+
+def _answer(body: BaseModel, status: int = 200) -> Response:
+    return Response(body.model_dump_json(), status, content_type="application/json")

@@ -1,0 +1,77 @@
+"""Submitting a task through the native API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flask import Request
+from pydantic import ValidationError
+
+from inference_server.api.context import Context
+from inference_server.api.native.models import SubmitForm
+from inference_server.api.problems import Refused, invalid_request
+from inference_server.api.upload import Parts, Upload, received
+from inference_server.errors import BadRequest
+from inference_server.tasks.case_zip import write_case
+from inference_server.tasks.record import ANONYMOUS, Priority, Task
+from inference_server.tasks.submission import Submission
+
+DIALECT = "native"
+
+PARTS = Parts(files=frozenset({"case", "image"}), texts=frozenset(SubmitForm.model_fields))
+
+
+def submit(context: Context, request: Request, *, idempotency_key: str | None) -> tuple[Task, bool]:
+    """Receive a case and make a task of it.
+
+    Returns:
+        The task, and whether it is a new one (False: the idempotency key is known, and this is its task).
+    """
+    with received(request, context.tasks, PARTS, limit_bytes=context.settings.upload_limit_bytes) as upload:
+        form = parse_form(upload.texts)
+        return context.tasks.submit(
+            Submission(
+                model=form.model,
+                staged=staged_case(upload, form),
+                dialect=DIALECT,
+                token=ANONYMOUS,
+                priority=Priority[form.priority.upper()],
+                parameters=form.parameters,
+                idempotency_key=idempotency_key,
+            )
+        )
+
+
+def parse_form(texts: dict[str, str]) -> SubmitForm:
+    """Return the texts of a form, checked.
+
+    Raises:
+        Refused: one is missing or not valid.
+    """
+    try:
+        return SubmitForm.model_validate(texts)
+    except ValidationError as exc:
+        raise Refused(invalid_request(exc, noun="form's")) from exc
+
+
+def staged_case(upload: Upload, form: SubmitForm) -> Path:
+    """Return the staged zip of the case: the one that was sent, or one made of the images.
+
+    Raises:
+        BadRequest: there is no case, more than one, or a scaling factor beside a zip.
+    """
+    cases, images = upload.files["case"], upload.files["image"]
+    if len(cases) + bool(images) != 1:
+        raise BadRequest("Send one zip as 'case', or one or more NIfTI files as 'image'.", field="case")
+    if images:
+        return _packed(upload, images, form)
+    if form.scaling_factor:
+        raise BadRequest("The scaling factor of a zip stands in its own meta.json.", field="scaling_factor")
+    return cases[0]
+
+
+def _packed(upload: Upload, images: list[Path], form: SubmitForm) -> Path:
+    packed = upload.stage()
+    meta = {"scaling_factor": list(form.scaling_factor)} if form.scaling_factor else None
+    write_case(packed, images, meta=meta)
+    return packed
