@@ -165,7 +165,7 @@ def _cut(array: NDArray[Any], view: _View, centre: tuple[float, float, float], s
         ((np.arange(pixels) + 0.5) * length / pixels).astype(int)
         for pixels, length in zip(size, plane.shape, strict=True)
     )
-    shown = plane[np.ix_(rows, columns)]
+    shown: NDArray[Any] = plane[np.ix_(rows, columns)]
     return shown[::-1] if view.down == 0 else shown
 
 

@@ -1,0 +1,19 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images, which are not in the repository; INFERENCE_SERVER_TEST_DATA says where it is."""
+    folder = Path(os.environ.get("INFERENCE_SERVER_TEST_DATA", DEFAULT_DATA))
+    if not (folder / "ct").is_dir():
+        pytest.skip("the real images are not here; INFERENCE_SERVER_TEST_DATA names their folder")
+    return folder

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+
+from inference_server.errors import InvalidVolume, MalformedMessage, TooLarge
+from inference_server.imaging.picture import read_picture, read_picture_header
+
+
+def saved(path: Path, pixels: np.ndarray, *, colour: bool = False) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(pixels, isVector=colour), str(path))
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_grey_png_reads_as_one_slice(dtype: type, tmp_path: Path) -> None:
+    pixels = (np.arange(12).reshape(3, 4) * 20).astype(dtype)
+    path = saved(tmp_path / "a.png", pixels)
+    volume = read_picture(path, max_bytes=1000)
+    assert np.array_equal(volume.array, pixels[None])
+    assert volume.array.dtype == dtype
+    assert read_picture_header(path) == (volume.geometry, 48)
+
+
+def test_a_jpeg_reads_as_one_slice(tmp_path: Path) -> None:
+    volume = read_picture(saved(tmp_path / "a.jpg", np.full((8, 16), 100, np.uint8)), max_bytes=1000)
+    assert volume.array.shape == (1, 8, 16)
+    assert np.abs(volume.array.astype(int) - 100).max() <= 2
+
+
+def test_colours_become_their_luminance(tmp_path: Path) -> None:
+    pixels = np.zeros((1, 3, 3), np.uint8)
+    pixels[0] = [[100, 100, 100], [255, 0, 0], [0, 255, 0]]
+    grey = read_picture(saved(tmp_path / "a.png", pixels, colour=True), max_bytes=1000).array
+    assert grey[0, 0] == pytest.approx([100, 0.299 * 255, 0.587 * 255], abs=1e-3)
+
+
+def test_a_damaged_picture_is_refused_without_its_path(tmp_path: Path) -> None:
+    path = saved(tmp_path / "Jane.png", np.zeros((30, 40), np.uint8))
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(MalformedMessage, match="cannot be read") as caught:
+        read_picture(path, max_bytes=10_000)
+    assert caught.value.__suppress_context__
+    assert "Jane" not in caught.value.message
+
+
+def test_a_picture_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TooLarge, match="4800 bytes"):
+        read_picture(saved(tmp_path / "a.png", np.zeros((30, 40), np.uint8)), max_bytes=4799)
+
+
+def test_several_slices_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.nii", np.zeros((2, 3, 4), np.uint8))
+    with pytest.raises(InvalidVolume, match="One 2-D picture"):
+        read_picture_header(path)
+
+
+def test_a_real_x_ray_reads(real_data: Path) -> None:
+    volume = read_picture(real_data / "dicom" / "chest_xray_nih_test2.dcm", max_bytes=2**24)
+    assert volume.array.shape == (1, 1024, 1024)
+    assert volume.array.max() > 100
