@@ -134,7 +134,7 @@ class Store:
     def revisions(self, uids: Collection[str]) -> dict[str, int]:
         """Return the revision of each of these tasks; unknown ones are missing from the answer."""
         with self.database.reading() as connection:
-            return dict(connection.execute(_REVISIONS, {"uids": list(uids)}).tuples())
+            return {row.uid: row.revision for row in connection.execute(_REVISIONS, {"uids": list(uids)})}
 
     def page(self, only: TaskFilter, cursor: str | None = None, limit: int = 50) -> Page:
         """Return tasks, latest first, that come after a cursor; of `limit` (1 to 200) at most.

@@ -20,7 +20,7 @@ BATCH = 500
 _SEQS = tasks.c.seq.in_(bindparam("seqs", expanding=True))
 _KEYS: BindParameter[Sequence[str]] = bindparam("keys", expanding=True)
 _WAITING = (
-    select(tasks.c.queue, func.count())
+    select(tasks.c.queue, func.count().label("waiting"))
     .where(has_status(Status.QUEUED), tasks.c.queued_at < bindparam("before"))
     .group_by(tasks.c.queue)
 )
@@ -59,7 +59,7 @@ class Upkeep:
         """Return, per queue, how many tasks have waited in it for longer than `older_than_s` seconds."""
         before = self._clock() - older_than_s
         with self.database.reading() as connection:
-            return dict(connection.execute(_WAITING, {"before": before}).tuples())
+            return {row.queue: row.waiting for row in connection.execute(_WAITING, {"before": before})}
 
     def queue_timed_out(self, limit_s: float) -> list[str]:
         """Fail every task that has waited for longer than `limit_s` seconds and return their UIDs."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,15 +14,19 @@ from inference_server.errors import ResultGone
 
 
 class MemoryBlobs:
-    """A dictionary of blobs, gone with the object."""
+    """A dictionary of blobs, gone with the object.
 
-    def __init__(self) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="blobs-", ignore_cleanup_errors=True)
+    Args:
+        scratch: an empty folder for the files that are being written or read.
+    """
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
         self._blobs: dict[str, tuple[bytes, float]] = {}
 
     def stage(self) -> Path:
         """Return the path of a new empty file to write into; `put` or `discard` ends it."""
-        path = Path(self._scratch.name) / uuid.uuid4().hex
+        path = self._scratch / uuid.uuid4().hex
         path.touch(mode=0o600)
         return path
 
@@ -51,7 +54,7 @@ class MemoryBlobs:
     def as_file(self, key: str) -> Iterator[Path]:
         """Give a blob as a file for the length of a `with` block. The file must not be changed."""
         with self.open(key) as blob:
-            path = Path(self._scratch.name) / f"{uuid.uuid4().hex}.blob"
+            path = self._scratch / f"{uuid.uuid4().hex}.blob"
             path.write_bytes(blob.read())
         try:
             yield path
@@ -62,12 +65,12 @@ class MemoryBlobs:
         """Remove a blob; nothing happens if it is gone already."""
         self._blobs.pop(key, None)
         if key.isalnum():
-            (Path(self._scratch.name) / key).unlink(missing_ok=True)
+            (self._scratch / key).unlink(missing_ok=True)
 
     def older_than(self, age_s: float) -> list[str]:
         """Return the keys of blobs and staged files older than `age_s` seconds."""
         before = time.time() - age_s
-        staged = {path.name: path.stat().st_mtime for path in Path(self._scratch.name).iterdir() if not path.suffix}
+        staged = {path.name: path.stat().st_mtime for path in self._scratch.iterdir() if not path.suffix}
         times = staged | {key: since for key, (_, since) in self._blobs.items()}
         return [key for key, since in times.items() if since < before]
 

@@ -1,0 +1,186 @@
+"""What every place for bytes does."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from inference_server.errors import ResultGone, SettingsError, StorageFull, StoreUnavailable
+from inference_server.tasks.blobs import Blobs, LocalBlobs, open_blobs
+from inference_server.tasks.blobs.local import disk_errors
+from inference_server.tasks.blobs.memory import MemoryBlobs
+
+
+@pytest.fixture(params=["local", "memory"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+    (tmp_path / "scratch").mkdir()
+    kinds: dict[str, Callable[[], Blobs]] = {
+        "local": lambda: LocalBlobs(tmp_path / "blobs"),
+        "memory": lambda: MemoryBlobs(tmp_path / "scratch"),
+    }
+    return kinds[request.param]()
+
+
+def _put(blobs: Blobs, content: bytes) -> str:
+    staged = blobs.stage()
+    staged.write_bytes(content)
+    return blobs.put(staged)
+
+
+def test_bytes_come_back_as_they_were_put(blobs: Blobs) -> None:
+    content = os.urandom(100_000)
+    key = _put(blobs, content)
+    with blobs.open(key) as blob:
+        assert blob.read() == content
+        assert blob.seek(50_000) == 50_000
+        assert blob.read(10) == content[50_000:50_010]
+    with blobs.as_file(key) as path:
+        assert path.read_bytes() == content
+
+
+def test_an_empty_blob_is_a_blob(blobs: Blobs) -> None:
+    with blobs.open(_put(blobs, b"")) as blob:
+        assert blob.read() == b""
+
+
+def test_a_staged_file_is_empty_private_and_gone_once_put(blobs: Blobs) -> None:
+    staged = blobs.stage()
+    assert staged.read_bytes() == b""
+    assert staged.stat().st_mode & 0o777 == 0o600
+    blobs.put(staged)
+    assert not staged.exists()
+
+
+def test_a_discarded_file_leaves_nothing_behind(blobs: Blobs) -> None:
+    staged = blobs.stage()
+    blobs.discard(staged)
+    blobs.discard(staged)
+    assert not staged.exists()
+    assert blobs.older_than(-1.0) == []
+
+
+def test_discarding_what_was_put_leaves_the_blob(blobs: Blobs) -> None:
+    staged = blobs.stage()
+    staged.write_bytes(b"kept")
+    key = blobs.put(staged)
+    blobs.discard(staged)
+    with blobs.open(key) as blob:
+        assert blob.read() == b"kept"
+
+
+def test_keys_are_all_different_and_hard_to_guess(blobs: Blobs) -> None:
+    keys = {_put(blobs, b"same") for _ in range(50)}
+    assert len(keys) == 50
+    assert all(len(key) == 32 and set(key) <= set("0123456789abcdef") for key in keys)
+
+
+def test_a_deleted_blob_is_gone_and_may_be_deleted_again(blobs: Blobs) -> None:
+    key = _put(blobs, b"x")
+    blobs.delete(key)
+    blobs.delete(key)
+    with pytest.raises(ResultGone):
+        blobs.open(key)
+    with pytest.raises(ResultGone), blobs.as_file(key):
+        pass
+
+
+def test_an_open_blob_can_be_read_to_its_end_although_it_is_deleted(blobs: Blobs) -> None:
+    key = _put(blobs, b"x" * 1000)
+    with blobs.open(key) as blob:
+        blobs.delete(key)
+        assert len(blob.read()) == 1000
+
+
+@pytest.mark.parametrize(
+    "key", ["", "..", "../secret", "/etc/passwd", "a" * 31, "A" * 32, "ab/cdef", "0" * 32, "0" * 33]
+)
+def test_what_is_no_key_is_a_blob_that_is_not_there(key: str, blobs: Blobs, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    with pytest.raises(ResultGone):
+        blobs.open(key)
+    with pytest.raises(ResultGone), blobs.as_file(key):
+        pass
+    blobs.delete(key)
+    assert secret.read_text() == "secret"
+
+
+def test_old_blobs_and_staged_files_are_found_by_age_and_can_be_deleted(blobs: Blobs) -> None:
+    key = _put(blobs, b"x")
+    staged = blobs.stage()
+    assert blobs.older_than(60.0) == []
+    assert sorted(blobs.older_than(-1.0)) == sorted([key, staged.name])
+    for old in blobs.older_than(-1.0):
+        blobs.delete(old)
+    assert blobs.older_than(-1.0) == []
+    assert not staged.exists()
+
+
+def test_the_age_of_a_blob_counts_from_when_it_was_put(blobs: Blobs) -> None:
+    staged = blobs.stage()
+    long_ago = time.time() - 3600
+    os.utime(staged, (long_ago, long_ago))
+    assert blobs.older_than(60.0) == [staged.name]
+    blobs.put(staged)
+    assert blobs.older_than(60.0) == []
+
+
+def test_local_blobs_survive_the_process(tmp_path: Path) -> None:
+    key = _put(LocalBlobs(tmp_path / "blobs"), b"durable")
+    with LocalBlobs(tmp_path / "blobs").open(key) as blob:
+        assert blob.read() == b"durable"
+
+
+def test_file_and_folders_are_synced_to_disk_in_the_order_that_survives_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = LocalBlobs(tmp_path / "blobs")
+    steps: list[str] = []
+    real_sync, real_rename = os.fsync, Path.rename
+
+    def sync(descriptor: int) -> None:
+        steps.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().relative_to(tmp_path)}")
+        real_sync(descriptor)
+
+    def rename(path: Path, target: Path) -> Path:
+        steps.append("rename")
+        return real_rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "rename", rename)
+    key = _put(blobs, b"x")
+    assert steps == [f"sync blobs/staging/{key}", "sync blobs", "rename", f"sync blobs/{key[:2]}"]
+
+
+def test_only_files_staged_in_the_same_place_are_put(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path / "blobs")
+    other = tmp_path / ("a" * 32)
+    other.write_text("mine")
+    for method in (blobs.put, blobs.discard):
+        with pytest.raises(ValueError, match="not a file that was staged here"):
+            method(other)
+    assert other.read_text() == "mine"
+
+
+def test_local_blobs_know_the_free_space_of_their_disk(tmp_path: Path) -> None:
+    free_bytes = LocalBlobs(tmp_path / "blobs").free_bytes()
+    assert free_bytes is not None
+    assert 0 < free_bytes <= os.statvfs(tmp_path).f_frsize * os.statvfs(tmp_path).f_blocks
+
+
+def test_a_full_disk_and_a_broken_one_are_told_apart() -> None:
+    with pytest.raises(StorageFull), disk_errors():
+        raise OSError(28, "No space left on device")
+    with pytest.raises(StoreUnavailable), disk_errors():
+        raise OSError(5, "Input/output error")
+
+
+def test_a_url_names_the_place(tmp_path: Path) -> None:
+    key = _put(open_blobs(f"file://{tmp_path / 'here'}"), b"x")
+    assert (tmp_path / "here" / key[:2] / key).read_bytes() == b"x"
+    with pytest.raises(SettingsError):
+        open_blobs("s3://bucket")
