@@ -56,7 +56,8 @@ def http_refusal(exc: HTTPException) -> Refusal:
     status = exc.code or 500
     answer = exc.get_response(request.environ)
     kept = {name: answer.headers[name] for name in ("Allow", "Content-Range") if name in answer.headers}
-    return Refusal(_http_error(status, kept.get("Allow", "")), status, kept)
+    allowed = ", ".join(sorted(kept.get("Allow", "other methods").split(", ")))
+    return Refusal(_http_error(status, allowed), status, kept)
 
 
 def internal_refusal() -> Refusal:
@@ -93,7 +94,7 @@ def _http_error(status: int, allowed: str) -> InferenceServerError:
         case HTTPStatus.NOT_FOUND:
             return BadRequest("There is nothing at this address. The addresses of this server are listed at /docs.")
         case HTTPStatus.METHOD_NOT_ALLOWED:
-            return BadRequest(f"This address takes {allowed or 'other methods'}, not {request.method}.")
+            return BadRequest(f"This address takes {allowed}, not {request.method}.")
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return TooLarge()
         case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:

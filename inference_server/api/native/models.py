@@ -160,7 +160,7 @@ class ModelRecord(Manifest):
 
 
 class ModelList(BaseModel):
-    """The models that this server runs, each in its highest version."""
+    """The models that this server runs: all versions, the highest first. A task gets the highest."""
 
     models: list[ModelRecord]
     broken: dict[str, str] = Field(description="model folders that cannot be served, and why; for the operator")

@@ -117,7 +117,7 @@ def list_models() -> Response:
     """List the models"""
     served = context().tasks.models
     models = [_model_record(model) for model in served.models()]
-    return _answer(ModelList(models=models, broken={str(name): why for name, why in served.problems().items()}))
+    return _answer(ModelList(models=models, broken={path.name: why for path, why in served.problems().items()}))
 
 
 @blueprint.get("/models/<model>", tags=[SERVER], responses={"200": ModelRecord})

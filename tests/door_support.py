@@ -1,0 +1,184 @@
+"""What the tests of the doors share: tiny cases, raw forms, and an application on records of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flask.testing import FlaskClient
+
+from inference_server.api.app import create_app
+from inference_server.errors import UnknownModel
+from inference_server.imaging.nifti import write_labels
+from inference_server.imaging.volume import Geometry, Volume
+from inference_server.models.manifest import Channel, LabelName, Manifest, Parameter
+from inference_server.settings import Settings
+from inference_server.tasks.blobs import LocalBlobs
+from inference_server.tasks.case_zip import check_case
+from inference_server.tasks.claims import Claims
+from inference_server.tasks.database import open_database
+from inference_server.tasks.record import Claim, Holder, Phase, Priority, Problem
+from inference_server.tasks.service import Tasks
+from inference_server.tasks.store import Store
+
+BOUNDARY = "frontier"
+RESULT = b"PK\x05\x06" + bytes(18)
+"""An empty zip: doors serve results untouched, so any will do."""
+
+ONE = Manifest(
+    id="one",
+    version="2.1.0",
+    title="Takes one image",
+    labels={1: LabelName(name="BODY")},
+    parameters=(Parameter(name="level", type="number", default=0.5, minimum=0, maximum=1),),
+)
+TWO = Manifest(id="two", channels=(Channel(name="t1"), Channel(name="t2")), queue="large")
+
+
+def image(shape: tuple[int, int, int] = (3, 4, 5), *, spacing_mm: tuple[float, float, float] = (1, 1, 2)) -> bytes:
+    """Return a gzipped NIfTI file of zeros; its last voxel is one."""
+    array = np.zeros(shape, np.uint8)
+    array[-1, -1, -1] = 1
+    file = io.BytesIO()
+    write_labels(file, Volume(array, Geometry(shape, spacing_mm)))
+    return file.getvalue()
+
+
+def zipped(members: Mapping[str, bytes | str]) -> bytes:
+    """Return a zip of these members."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def case(images: int = 1, meta: Mapping[str, Any] | None = None) -> bytes:
+    """Return a case as MIM's extension sends it."""
+    members: dict[str, bytes | str] = {f"tmp_{number:04d}.nii.gz": image() for number in range(images)}
+    return zipped({**members, **({"meta.json": json.dumps(meta)} if meta else {})})
+
+
+def part(name: str, content: bytes | str, file_name: str | None = None) -> bytes:
+    """Return a part of a form. Without a file name it says of itself that it is a text."""
+    shown = "" if file_name is None else f'; filename="{file_name}"'
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{shown}\r\n\r\n'
+    return head.encode() + (content.encode() if isinstance(content, str) else content) + b"\r\n"
+
+
+def form(*parts: bytes) -> dict[str, Any]:
+    """Return the arguments of a test client that post a form."""
+    body = b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+    return {"data": body, "content_type": f"multipart/form-data; boundary={BOUNDARY}"}
+
+
+class FakeTurns:
+    """Notes the turns sent. `up` is whether the broker answers."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.up = True
+
+    def send(self, queue: str, priority: Priority = Priority.NORMAL) -> bool:
+        self.sent.append(queue)
+        return self.up
+
+    def ready(self, queue: str) -> int | None:
+        return len(self.sent) if self.up else None
+
+
+class FakeModel:
+    """A model with a manifest only."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.digest = f"sha-{manifest.id}"
+
+
+class FakeModels:
+    """A model repository in memory."""
+
+    def __init__(self, *manifests: Manifest) -> None:
+        self.known = {manifest.id: FakeModel(manifest) for manifest in manifests}
+
+    def get(self, model_id: str, /) -> FakeModel:
+        if model_id not in self.known:
+            known = ", ".join(self.known)
+            raise UnknownModel(
+                f"The server does not know the model '{model_id}'. Known models: {known}.", field="model"
+            )
+        return self.known[model_id]
+
+    def models(self) -> Sequence[FakeModel]:
+        return tuple(self.known.values())
+
+    def problems(self) -> Mapping[Path, str]:
+        return {Path("/srv/models/half"): "The bundle has no weights."}
+
+
+class Doors:
+    """An application on a data folder of its own, and a worker's hands to move its tasks on."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.settings = Settings(data_dir=folder, disk_low_bytes=0, **settings)
+        self.database = open_database(self.settings.database)
+        self.store = Store(self.database, queue_limit=self.settings.queue_limit)
+        self.claims = Claims(self.database)
+        self.turns = FakeTurns()
+        self.models = FakeModels(ONE, TWO)
+        self.blobs = LocalBlobs(folder / "blobs")
+        self.tasks = Tasks(self.settings, self.store, self.blobs, self.turns, self.models, check_case)
+        self.app = create_app(self.settings, self.tasks)
+
+    @property
+    def client(self) -> FlaskClient:
+        return self.app.test_client()
+
+    def blob_files(self) -> list[Path]:
+        """Return every file that blobs or staged uploads have left on the disk."""
+        return [path for path in (self.settings.data_dir / "blobs").rglob("*") if path.is_file()]
+
+    def submitted(self, model: str = "one") -> str:
+        """Return the UID of a fresh task."""
+        images = len(self.models.get(model).manifest.channels)
+        answer = self.client.post("/api/v1/tasks", **form(part("model", model), part("case", case(images), "c.zip")))
+        assert answer.status_code == 202, answer.text
+        return str(answer.json["uid"])
+
+    def claimed(self) -> Claim:
+        """Let a worker take the next task."""
+        claim = self.claims.claim(["default", "large"], Holder("worker", 1), 15.0)
+        assert claim is not None
+        return claim
+
+    def running(self, phase: Phase = Phase.PREDICTING, progress: float = 0.25) -> str:
+        """Return the UID of a task that a worker computes."""
+        self.submitted()
+        claim = self.claimed()
+        assert self.claims.renew(claim, 15.0, phase=phase, progress=progress)
+        return claim.task.uid
+
+    def finished(self, result: bytes = RESULT, report: Mapping[str, Any] | None = None) -> str:
+        """Return the UID of a task whose result is `result`."""
+        self.submitted()
+        claim = self.claimed()
+        staged = self.blobs.stage()
+        staged.write_bytes(result)
+        blob = self.blobs.put(staged)
+        assert self.claims.finish(claim, blob=blob, size_bytes=len(result), report=report or {}, device_s=1.0)
+        return claim.task.uid
+
+    def failed(self, problem: Problem) -> str:
+        """Return the UID of a task that failed."""
+        self.submitted()
+        claim = self.claimed()
+        assert self.claims.fail(claim, problem, {}, 1.0)
+        return claim.task.uid
+
+    def close(self) -> None:
+        self.database.close()
