@@ -178,7 +178,7 @@ def _scaling_factor(newer: ImageMeta | None, older: ImageMeta | None) -> Scaling
     said = [meta.scaling_factor for meta in (newer, older) if meta is not None and meta.scaling_factor is not None]
     if len(set(said)) > 1:
         raise MalformedMessage(
-            f"{META} and tmp_0000.meta.json give different scaling factors.", field=f"{META}: scaling_factor"
+            f"One scaling factor was expected; {META} and tmp_0000.meta.json differ in it.", field=f"{META}: scaling_factor"
         )
     return said[0] if said else (1, 1, 1)
 

@@ -135,5 +135,5 @@ def _direction(value: Any, *, field: str) -> Direction:
 
 def _numbers(value: Any, count: int, *, field: str) -> tuple[float, ...]:
     if not isinstance(value, list) or len(value) != count or not all(_is_number(item) for item in value):
-        raise InvalidVolume(f"{count} finite numbers were expected.", field=field)
+        raise InvalidVolume(f"A list of {count} finite numbers was expected.", field=field)
     return tuple(float(item) for item in value)

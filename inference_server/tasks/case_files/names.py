@@ -64,7 +64,7 @@ def _images(names: tuple[str, ...]) -> tuple[str, ...]:
 def _in_order(images: dict[int, str]) -> tuple[str, ...]:
     if not images:
         raise BadRequest(
-            "The zip has no image. Images are named tmp_0000.nii.gz, tmp_0001.nii.gz, …", field="tmp_0000.nii.gz"
+            "The zip has no image. Images are named tmp_0000.nii.gz, tmp_0001.nii.gz and so on.", field="tmp_0000.nii.gz"
         )
     for number in range(len(images)):
         if number not in images:
