@@ -35,7 +35,7 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except (DBAPIError, PoolTimeout) as exc:
-        log.error("database error", extra={"kind": type(exc.__cause__ or exc).__name__})
+        log.error("database error", extra={"reason": str(exc.__cause__ or exc)})
         raise StoreUnavailable from exc
 
 
@@ -125,6 +125,7 @@ class Database:
 
     def _new_engine(self) -> Engine:
         options: dict[str, Any] = {"pool_size": CONNECTIONS, "max_overflow": 0, "pool_use_lifo": True}
+        options["hide_parameters"] = True  # errors are logged, and a record may hold what a patient's case says
         if not self.is_sqlite:
             return create_engine(self._url, pool_pre_ping=True, **options)
         engine = create_engine(self._url, connect_args={"timeout": BUSY_TIMEOUT_S}, **options)

@@ -170,6 +170,14 @@ def test_handing_back_counts_no_attempt(claims: Claims, store: Store) -> None:
     assert store.get(others.uid).status is Status.RUNNING
 
 
+def test_a_task_that_came_back_has_no_progress_of_its_last_try(claims: Claims, store: Store) -> None:
+    task = added(store)
+    claims.renew(claimed(claims), LEASE_S, phase=Phase.PREDICTING, progress=0.75)
+    claims.hand_back(HOLDER.worker)
+    back = store.get(task.uid)
+    assert (back.phase, back.progress, back.started_at) == (None, 0.0, None)
+
+
 def test_a_log_tells_the_life_of_a_task(claims: Claims, store: Store) -> None:
     task, _ = task_in(Status.RUNNING, store, claims)
     claims.hand_back(HOLDER.worker)

@@ -10,7 +10,7 @@ from records import HOLDER, LEASE_S, added, claimed
 from inference_server.errors import StoreUnavailable, UnknownTask
 from inference_server.tasks import watch
 from inference_server.tasks.claims import Claims
-from inference_server.tasks.record import Phase, Status
+from inference_server.tasks.record import Phase, Status, Task
 from inference_server.tasks.store import Store
 from inference_server.tasks.watch import Watcher
 
@@ -23,6 +23,10 @@ def watcher(request: pytest.FixtureRequest, store: Store, monkeypatch: pytest.Mo
     if request.param == "query":
         monkeypatch.setattr(store.database, "is_sqlite", False)
     return Watcher(store)
+
+
+def _watching() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "task-watcher"}
 
 
 def _soon(act: Callable[[], object]) -> threading.Timer:
@@ -82,12 +86,36 @@ def test_whoever_waits_for_a_deleted_task_learns_that_it_is_unknown(watcher: Wat
     timer.join()
 
 
+def test_a_change_between_the_first_look_and_the_waiting_is_not_missed(
+    watcher: Watcher, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, task = added(store), added(store)
+    threading.Thread(target=watcher.wait, args=(other.uid, 1, 1.0)).start()
+    real = store.get
+
+    def changed_after_the_look(uid: str) -> Task:
+        monkeypatch.setattr(store, "get", real)
+        seen = real(uid)
+        store.cancel(uid)
+        time.sleep(0.2)
+        return seen
+
+    while not _watching():
+        time.sleep(0.01)
+    time.sleep(0.1)
+    monkeypatch.setattr(store, "get", changed_after_the_look)
+    start = time.monotonic()
+    assert watcher.wait(task.uid, 1, LONG_S).status is Status.CANCELLED
+    assert time.monotonic() - start < LONG_S / 2
+
+
 def test_an_unknown_task_is_not_waited_for(watcher: Watcher) -> None:
     with pytest.raises(UnknownTask):
         watcher.wait("nothing", 1, LONG_S)
 
 
 def test_each_of_many_who_wait_is_woken_by_its_own_task(watcher: Watcher, store: Store) -> None:
+    before = _watching()
     tasks = [added(store) for _ in range(8)]
     seen: dict[str, Status] = {}
 
@@ -97,12 +125,11 @@ def test_each_of_many_who_wait_is_woken_by_its_own_task(watcher: Watcher, store:
     threads = [threading.Thread(target=wait, args=(task.uid,)) for task in tasks]
     for thread in threads:
         thread.start()
-    thread_of_all = watcher._thread
     for task, thread in zip(tasks, threads, strict=True):
         store.cancel(task.uid)
         thread.join(LONG_S / 2)
         assert seen[task.uid] is Status.CANCELLED
-    assert watcher._thread is thread_of_all
+    assert _watching() - before == {watcher._thread}
 
 
 def test_while_nobody_waits_nothing_is_asked(watcher: Watcher, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
