@@ -121,27 +121,58 @@ class FakeModels:
         return {Path("/srv/models/half"): "The bundle has no weights."}
 
 
-class Doors:
-    """An application on a data folder of its own, and a worker's hands to move its tasks on."""
+class Hands:
+    """A worker's hands, on the records and blobs of a data folder."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = open_database(settings.database)
+        self.claims = Claims(self.database)
+        self.blobs = LocalBlobs(settings.data_dir / "blobs")
+
+    def close(self) -> None:
+        self.database.close()
+
+    def blob_files(self) -> list[Path]:
+        """Return every file that blobs or staged uploads have left on the disk."""
+        return [path for path in (self.settings.data_dir / "blobs").rglob("*") if path.is_file()]
+
+    def claim(self) -> Claim:
+        """Take the next task."""
+        claim = self.claims.claim(["default", "large"], Holder("worker", 1), 15.0)
+        assert claim is not None
+        return claim
+
+    def go_on(self, claim: Claim, phase: Phase = Phase.PREDICTING, progress: float = 0.25) -> None:
+        """Say how far the task is."""
+        assert self.claims.renew(claim, 15.0, phase=phase, progress=progress)
+
+    def finish(self, claim: Claim, result: bytes = RESULT, report: Mapping[str, Any] | None = None) -> None:
+        """Store a result."""
+        staged = self.blobs.stage()
+        staged.write_bytes(result)
+        blob = self.blobs.put(staged)
+        assert self.claims.finish(claim, blob=blob, size_bytes=len(result), report=report or {}, device_s=1.0)
+
+    def fail(self, claim: Claim, problem: Problem) -> None:
+        """Give up."""
+        assert self.claims.fail(claim, problem, {}, 1.0)
+
+
+class Doors(Hands):
+    """An application on a data folder of its own, with a worker's hands to move its tasks on."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        self.settings = Settings(data_dir=folder, disk_low_bytes=0, **settings)
-        self.database = open_database(self.settings.database)
+        super().__init__(Settings(**{"data_dir": folder, "disk_low_bytes": 0, **settings}))
         self.store = Store(self.database, queue_limit=self.settings.queue_limit)
-        self.claims = Claims(self.database)
         self.turns = FakeTurns()
         self.models = FakeModels(ONE, TWO)
-        self.blobs = LocalBlobs(folder / "blobs")
         self.tasks = Tasks(self.settings, self.store, self.blobs, self.turns, self.models, check_case)
         self.app = create_app(self.settings, self.tasks)
 
     @property
     def client(self) -> FlaskClient:
         return self.app.test_client()
-
-    def blob_files(self) -> list[Path]:
-        """Return every file that blobs or staged uploads have left on the disk."""
-        return [path for path in (self.settings.data_dir / "blobs").rglob("*") if path.is_file()]
 
     def submitted(self, model: str = "one") -> str:
         """Return the UID of a fresh task."""
@@ -150,35 +181,33 @@ class Doors:
         assert answer.status_code == 202, answer.text
         return str(answer.json["uid"])
 
-    def claimed(self) -> Claim:
-        """Let a worker take the next task."""
-        claim = self.claims.claim(["default", "large"], Holder("worker", 1), 15.0)
-        assert claim is not None
-        return claim
-
-    def running(self, phase: Phase = Phase.PREDICTING, progress: float = 0.25) -> str:
+    def running(self) -> str:
         """Return the UID of a task that a worker computes."""
-        self.submitted()
-        claim = self.claimed()
-        assert self.claims.renew(claim, 15.0, phase=phase, progress=progress)
-        return claim.task.uid
+        uid = self.submitted()
+        self.go_on(self.claim())
+        return uid
 
     def finished(self, result: bytes = RESULT, report: Mapping[str, Any] | None = None) -> str:
         """Return the UID of a task whose result is `result`."""
-        self.submitted()
-        claim = self.claimed()
-        staged = self.blobs.stage()
-        staged.write_bytes(result)
-        blob = self.blobs.put(staged)
-        assert self.claims.finish(claim, blob=blob, size_bytes=len(result), report=report or {}, device_s=1.0)
-        return claim.task.uid
+        uid = self.submitted()
+        self.finish(self.claim(), result, report)
+        return uid
 
     def failed(self, problem: Problem) -> str:
         """Return the UID of a task that failed."""
-        self.submitted()
-        claim = self.claimed()
-        assert self.claims.fail(claim, problem, {}, 1.0)
-        return claim.task.uid
+        uid = self.submitted()
+        self.fail(self.claim(), problem)
+        return uid
 
-    def close(self) -> None:
-        self.database.close()
+    def cancelled(self) -> str:
+        """Return the UID of a task that was cancelled."""
+        uid = self.submitted()
+        self.tasks.cancel(uid)
+        return uid
+
+    def expired(self) -> str:
+        """Return the UID of a task whose case and result have been removed."""
+        uid = self.finished()
+        for key in self.claims.expire(-1.0):
+            self.blobs.delete(key)
+        return uid
