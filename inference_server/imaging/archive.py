@@ -9,7 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, BinaryIO
@@ -86,15 +86,13 @@ def open_archive(path: Path, *, member_limit: int, unpacked_limit_bytes: int) ->
         BadRequest: a member is encrypted, a link, in a folder, or its name leads out of the archive.
         TooLarge: there are more members or bytes than the limits allow.
     """
-    file = _GuardedFile(path, member_limit * _DIRECTORY_BYTES_PER_MEMBER + _BUFFER_BYTES)
-    try:
+    with ExitStack() as on_error:
+        file = on_error.enter_context(_GuardedFile(path, member_limit * _DIRECTORY_BYTES_PER_MEMBER + _BUFFER_BYTES))
         with _zip_errors():
             zip_file = zipfile.ZipFile(file)
         file.guarded = False
         _check_members(zip_file.infolist(), member_limit, unpacked_limit_bytes)
-    except BaseException:
-        file.close()
-        raise
+        on_error.pop_all()
     return Archive(file, zip_file)
 
 

@@ -35,6 +35,8 @@ __all__ = ["NiftiHeader", "read_header", "read_volume", "refined_header", "write
 _GZIP_MAGIC = b"\x1f\x8b"
 _COMPRESSION = 1
 _STEP_BYTES = 1024**2
+_WRITE_BYTES = 16 * 1024**2
+"""One write's compressed bytes are held in memory."""
 
 
 def read_header(source: BinaryIO | Path) -> NiftiHeader:
@@ -110,7 +112,8 @@ def write_labels(target: BinaryIO | Path, volume: Volume) -> None:
     stored = np.ascontiguousarray(labels, label_dtype)
     with _packed(target) as stream:
         stream.write(header + bytes(4))
-        stream.write(_bytes_view(stored))
+        for start in range(0, stored.nbytes, _WRITE_BYTES):
+            stream.write(_bytes_view(stored)[start : start + _WRITE_BYTES])
 
 
 def _intensities(array: NDArray[Any], header: NiftiHeader) -> NDArray[Any]:

@@ -38,7 +38,9 @@ class Geometry:
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or min(self.shape) < 1:
-            raise InvalidVolume(f"An image of three axes with at least one voxel each was expected, its shape is {self.shape}.")
+            raise InvalidVolume(
+                f"An image of three axes with at least one voxel each was expected, its shape is {self.shape}."
+            )
         if not all(math.isfinite(value) for value in (*self.spacing_mm, *self.origin_mm, *self.direction)):
             raise InvalidVolume("The image's spacing, origin or direction holds a value that is not a finite number.")
         if min(self.spacing_mm) <= 0:

@@ -19,7 +19,7 @@ from inference_server.imaging.volume import IDENTITY, Geometry, ScalingFactor
 from inference_server.models.manifest import Manifest
 from inference_server.settings import Settings
 from inference_server.tasks.case_files.meta import ImageMeta, decode_contour_name, decode_dicom_tags, decode_meta
-from inference_server.tasks.case_files.names import META, Members, image_stem, is_picture, sort_members
+from inference_server.tasks.case_files.names import META, NEWER_META, Members, image_stem, is_picture, sort_members
 from inference_server.tasks.case_files.sizes import check_image, check_labels, check_sum
 
 JSON_LIMIT_BYTES = 1024**2
@@ -81,7 +81,7 @@ def describe(archive: Archive, manifest: Manifest, limits: Settings) -> CaseFile
     _check_images(images, limits)
     older = _meta(archive, members, META)
     factor = _scaling_factor(images[0].meta, older)
-    with at_field(f"{META}: scaling_factor"):
+    with at_field(f"{META if older and older.scaling_factor else NEWER_META}: scaling_factor"):
         check_labels(images[0].geometry, factor, limits)
     return CaseFiles(
         images=images,
@@ -178,7 +178,8 @@ def _scaling_factor(newer: ImageMeta | None, older: ImageMeta | None) -> Scaling
     said = [meta.scaling_factor for meta in (newer, older) if meta is not None and meta.scaling_factor is not None]
     if len(set(said)) > 1:
         raise MalformedMessage(
-            f"One scaling factor was expected; {META} and tmp_0000.meta.json differ in it.", field=f"{META}: scaling_factor"
+            f"One scaling factor was expected; {META} and {NEWER_META} differ in it.",
+            field=f"{META}: scaling_factor",
         )
     return said[0] if said else (1, 1, 1)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from inference_server.errors import BadRequest, MalformedMessage
 
 META = "meta.json"
+NEWER_META = "tmp_0000.meta.json"
 NIFTI = ("nii.gz", "nii")
 PICTURES = ("png", "jpg", "jpeg", "dcm")
 _IMAGE = re.compile(r"tmp_(\d{4})\.(.+)")
@@ -64,7 +65,8 @@ def _images(names: tuple[str, ...]) -> tuple[str, ...]:
 def _in_order(images: dict[int, str]) -> tuple[str, ...]:
     if not images:
         raise BadRequest(
-            "The zip has no image. Images are named tmp_0000.nii.gz, tmp_0001.nii.gz and so on.", field="tmp_0000.nii.gz"
+            "The zip has no image. Images are named tmp_0000.nii.gz, tmp_0001.nii.gz and so on.",
+            field="tmp_0000.nii.gz",
         )
     for number in range(len(images)):
         if number not in images:

@@ -98,11 +98,14 @@ def test_scaling_factors_other_than_three_positive_whole_numbers_are_bad_request
     assert (type(caught), caught.field) == (BadRequest, f"{member}: scaling_factor")
 
 
+@pytest.mark.parametrize("member", [META, NEWER])
 @pytest.mark.parametrize("factor", [[1, 20, 21], [10_000, 1, 1], [10**100, 1, 1]])
-def test_factors_that_make_the_labels_larger_than_the_limit_are_too_large(factor: list[int], tmp_path: Path) -> None:
-    path = zipped(tmp_path / "case.zip", {FIRST: image(), META: {"scaling_factor": factor}})
+def test_factors_that_make_the_labels_larger_than_the_limit_are_too_large(
+    factor: list[int], member: str, tmp_path: Path
+) -> None:
+    path = zipped(tmp_path / "case.zip", {FIRST: image(), member: {"scaling_factor": factor}})
     caught = refusal(path)
-    assert (type(caught), caught.field) == (TooLarge, "meta.json: scaling_factor")
+    assert (type(caught), caught.field) == (TooLarge, f"{member}: scaling_factor")
 
 
 def test_labels_exactly_at_the_limit_are_taken(tmp_path: Path) -> None:
