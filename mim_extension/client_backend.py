@@ -176,7 +176,10 @@ def _what_became_of(body: MultipartFile) -> str:
     if body.sent_bytes == 0:
         return "Nothing was sent."
     if not body.is_sent:
-        return "The case was not sent completely, so the server does not have it: send it again."
+        return (
+            "The case was not sent completely, so the server does not have it: send it again. "
+            "If that fails too, it may be larger than the server accepts."
+        )
     return (
         "The case was sent, but the answer was lost: the server may have taken it. "
         "Look at the server's list of tasks before you send it again."

@@ -161,7 +161,8 @@ class _Wait:
         elif self._troubles and not in_trouble:
             self._logger.info("The server answers again.")
         elif now >= self._next_news:
-            self._logger.info(f"Waiting for {now - self._started:.0f} s. {answer.message}".rstrip())
+            news = answer.sentence if in_trouble else answer.message
+            self._logger.info(f"Waiting for {now - self._started:.0f} s. {news}".rstrip())
         else:
             return
         self._next_news = now + NEWS_EVERY_S

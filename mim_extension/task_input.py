@@ -48,6 +48,9 @@ class TaskInput:
         """
         if not 1 <= len(self.images) <= MAX_IMAGES:
             raise InputError(f"A case has one to {MAX_IMAGES} images.")
+        missing = [number for number, image in enumerate(self.images, start=1) if image is None]
+        if missing:
+            raise InputError(f"Image {missing[0]} is missing.")
         with TemporaryDirectory(prefix="inference_case_") as folder:
             zip_path = Path(folder) / "input.zip"
             with InputZip(zip_path) as archive:
@@ -127,9 +130,7 @@ def read_scaling_factor(image: Image) -> list[int]:
     return [int(value) for value in factors]
 
 
-def _read_voxels(image: Image | None, index: int) -> np.ndarray:
-    if image is None:
-        raise InputError(f"Image {index + 1} is missing.")
+def _read_voxels(image: Image, index: int) -> np.ndarray:
     array = np.asarray(image.getRawData().copyToNPArray())
     if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "biuf":
         raise InputError(f"Image {index + 1} is not a 3-D image. Select a single static series.")
