@@ -1,0 +1,48 @@
+"""Loaded models that are kept, the least recently used ones going first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from inference_server.models.registry import Model
+from inference_server.models.runtimes.base import Runtime
+
+Key = tuple[str, str, str]
+
+
+class WarmCache:
+    """Keeps loaded runtimes within a budget of bytes; the newest is kept whatever its size."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget_bytes = budget_bytes
+        self._runtimes: OrderedDict[Key, Runtime] = OrderedDict()
+
+    def get(self, model: Model) -> Runtime | None:
+        """Return a model's loaded runtime, which becomes the most recently used one."""
+        runtime = self._runtimes.get(_key(model))
+        if runtime is not None:
+            self._runtimes.move_to_end(_key(model))
+        return runtime
+
+    def put(self, model: Model, runtime: Runtime) -> bool:
+        """Keep a runtime; returns whether others went for it: earlier ones of its model, or those over the budget."""
+        before = set(self._runtimes)
+        for key in [key for key in self._runtimes if key[:2] == _key(model)[:2]]:
+            del self._runtimes[key]
+        self._runtimes[_key(model)] = runtime
+        while len(self._runtimes) > 1 and self.size_bytes > self._budget_bytes:
+            self._runtimes.popitem(last=False)
+        return not before <= set(self._runtimes)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of all that is kept."""
+        return sum(runtime.size_bytes for runtime in self._runtimes.values())
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._runtimes.clear()
+
+
+def _key(model: Model) -> Key:
+    return model.id, model.version, model.digest

@@ -1,0 +1,186 @@
+"""From class scores on the network's grid to labels on the case's contour grid, in slabs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+
+from inference_server.errors import PredictionError
+from inference_server.imaging.nifti import refined_header
+from inference_server.imaging.volume import Volume
+from inference_server.models.bundle import Activation, default_color
+from inference_server.models.case import Case, Segmentation
+from inference_server.models.manifest import LabelName, Manifest
+from inference_server.models.runtimes.base import Prediction
+from inference_server.models.sampling import Affine, Sampler, Size, make_sampler
+
+SLAB_BYTES = 2 * 1024**2
+"""Size of the arrays that are worked on at a time: small enough for a processor's cache."""
+
+
+def restore_scores(
+    prediction: Prediction, manifest: Manifest, activation: Activation | None
+) -> tuple[Segmentation, ...]:
+    """Interpolate class probabilities on the contour grid and decide there.
+
+    Voxels outside the network's field of view are background.
+
+    Args:
+        prediction: its scores are overwritten.
+        manifest: says how to decide and what the labels are called.
+        activation: what makes probabilities of the scores.
+    """
+    scores, case = prediction.scores, prediction.prepared.case
+    sampler = _sampler(prediction.prepared.affine, _size(scores), case)
+    with torch.inference_mode():
+        if manifest.restore == "threshold":
+            _activate(scores, activation)
+            return _structures(scores, sampler, case, manifest)
+        if not sampler.exact:  # where nothing is interpolated, scores and probabilities have the same maximum
+            _activate(scores, activation)
+        return (_classes(scores, sampler, case, manifest),)
+
+
+def restore_labels(labels: torch.Tensor, affine: Affine, case: Case, manifest: Manifest) -> tuple[Segmentation, ...]:
+    """Bring integer labels onto the contour grid, each voxel repeated as a block.
+
+    Args:
+        labels: ``(C, A, B, C)``: one label map, or one mask per structure.
+        affine: 4 x 4 from an index of the labels to LPS millimetres.
+    """
+    if not bool((labels == labels.round()).all()) or bool((labels < 0).any()):
+        raise PredictionError("The model gave values that are no labels: whole numbers from 0 were expected.")
+    sampler = make_sampler(affine, _size(labels), case.reference.geometry)
+    maps = [_repeated(_nearest(channel[None], sampler, case), case) for channel in labels]
+    if len(maps) == 1:
+        highest = max([*manifest.labels, int(maps[0].max(initial=0))])
+        return (_segmentation(manifest.id, maps[0], case, _names(manifest, range(1, highest + 1))),)
+    return tuple(
+        _segmentation(name, np.where(found > 0, value, 0).astype(_dtype(value)), case, _names(manifest, [value]))
+        for (value, name), found in zip(_file_names(manifest, len(maps)).items(), maps, strict=True)
+    )
+
+
+def _classes(scores: torch.Tensor, sampler: Sampler, case: Case, manifest: Manifest) -> Segmentation:
+    classes = len(scores)
+    labels = np.empty(_contour_shape(case), _dtype(classes - 1))
+    view = sampler.arrange(_writable(labels))
+    rows, chunk = _steps(sampler.shape, classes)
+    for part in _parts(sampler.shape[0], rows):
+        view[part] = _keep_covered(_best_class(scores, sampler, part, chunk), sampler, part)
+    return _segmentation(manifest.id, labels, case, _names(manifest, range(1, classes)))
+
+
+def _best_class(scores: torch.Tensor, sampler: Sampler, rows: slice, chunk: int) -> torch.Tensor:
+    """Return the class with the highest value, the first of equals, by a running maximum."""
+    kind = torch.uint8 if len(scores) <= 256 else torch.int16
+    best = torch.empty(0)
+    label = torch.empty(0, dtype=kind)
+    for part in _parts(len(scores), chunk):
+        for value, values in enumerate(sampler.sample(scores[part], rows), part.start):
+            if value == 0:
+                best, label = values, torch.zeros(values.shape, dtype=kind)
+                continue
+            label = torch.where(values > best, torch.tensor(value, dtype=kind), label)
+            best = torch.maximum(best, values)
+    return label
+
+
+def _structures(scores: torch.Tensor, sampler: Sampler, case: Case, manifest: Manifest) -> tuple[Segmentation, ...]:
+    rows, _ = _steps(sampler.shape, 1)
+    found = []
+    for value, name in _file_names(manifest, len(scores)).items():
+        labels = np.empty(_contour_shape(case), _dtype(value))
+        view = sampler.arrange(_writable(labels))
+        for part in _parts(sampler.shape[0], rows):
+            above = sampler.sample(scores[value - 1 : value], part)[0] > manifest.threshold
+            view[part] = _keep_covered(above.to(torch.int16) * value, sampler, part)
+        found.append(_segmentation(name, labels, case, _names(manifest, [value])))
+    return tuple(found)
+
+
+def _nearest(channel: torch.Tensor, sampler: Sampler, case: Case) -> torch.Tensor:
+    """Return the label nearest to each voxel of the case; exact for labels that already lie on its grid."""
+    labels = torch.empty(case.reference.geometry.shape, dtype=torch.int32)
+    view = sampler.arrange(labels)
+    for part in _parts(sampler.shape[0], _steps(sampler.shape, 1)[0]):
+        view[part] = _keep_covered(sampler.nearest(channel, part)[0].to(torch.int32), sampler, part)
+    return labels
+
+
+def _repeated(labels: torch.Tensor, case: Case) -> np.ndarray:
+    array = labels.numpy().astype(_dtype(int(labels.max())))
+    for axis, times in enumerate(case.scaling_factor):
+        array = array if times == 1 else np.repeat(array, times, axis)
+    return array
+
+
+def _activate(scores: torch.Tensor, activation: Activation | None) -> None:
+    if activation is None:
+        return
+    rows, _ = _steps((scores.shape[1], scores.shape[2], scores.shape[3]), 1)
+    for part in _parts(scores.shape[1], rows):
+        block = scores[:, part]
+        scores[:, part] = block.float().softmax(0) if activation == "softmax" else block.sigmoid()
+
+
+def _keep_covered(labels: torch.Tensor, sampler: Sampler, rows: slice) -> torch.Tensor:
+    covered = sampler.covered(rows)
+    return labels if covered is None else labels * covered
+
+
+def _segmentation(name: str, labels: np.ndarray, case: Case, names: Mapping[int, LabelName]) -> Segmentation:
+    reference = case.reference
+    header = reference.nifti_header and refined_header(reference.nifti_header, case.scaling_factor)
+    return Segmentation(name, Volume(labels, reference.geometry.refined(case.scaling_factor), header), names)
+
+
+def _names(manifest: Manifest, values: range | list[int]) -> dict[int, LabelName]:
+    return {
+        value: manifest.labels.get(value) or LabelName(name=f"class {value}", color=default_color(value), code=None)
+        for value in values
+    }
+
+
+def _file_names(manifest: Manifest, structures: int) -> dict[int, str]:
+    """Return for each structure's value a name that is safe as a file's and unlike the others in any case."""
+    found: dict[int, str] = {}
+    for value, label in _names(manifest, range(1, structures + 1)).items():
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", label.name).strip("._")[:100] or "label"
+        taken = {other.lower() for other in found.values()}
+        found[value] = f"{name}_{value}" if name.lower() in taken else name
+    return found
+
+
+def _sampler(affine: Affine, size: Size, case: Case) -> Sampler:
+    return make_sampler(affine, size, case.reference.geometry, case.scaling_factor)
+
+
+def _size(scores: torch.Tensor) -> Size:
+    return scores.shape[1], scores.shape[2], scores.shape[3]
+
+
+def _contour_shape(case: Case) -> Size:
+    return case.reference.geometry.refined(case.scaling_factor).shape
+
+
+def _dtype(highest: int) -> np.dtype:
+    return np.dtype(np.uint8 if highest <= 255 else np.uint16)
+
+
+def _writable(labels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(labels if labels.dtype == np.uint8 else labels.view(np.int16))
+
+
+def _steps(shape: Size, classes: int) -> tuple[int, int]:
+    """Return how many rows and how many classes are worked on at a time."""
+    row_bytes = 4 * shape[1] * shape[2]
+    chunk = min(classes, max(1, SLAB_BYTES // row_bytes))
+    return max(1, SLAB_BYTES // (row_bytes * chunk)), chunk
+
+
+def _parts(count: int, step: int) -> Iterator[slice]:
+    return (slice(first, min(first + step, count)) for first in range(0, count, step))

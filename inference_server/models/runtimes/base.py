@@ -1,0 +1,100 @@
+"""What every runtime does: four verbs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inference_server.models.case import Case, Result
+from inference_server.models.manifest import Precision
+from inference_server.models.registry import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A case as the network takes it.
+
+    Attributes:
+        case: where it comes from.
+        inputs: ``(C, A, B, C)`` float32 on the CPU.
+        affine: 4 x 4 float64 from an index of `inputs` to LPS millimetres.
+        context: what else the runtime's own `restore` needs.
+    """
+
+    case: Case
+    inputs: torch.Tensor
+    affine: NDArray[np.float64]
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the network gave for a case, on the grid of `Prepared.inputs`.
+
+    Attributes:
+        prepared: what it was computed from.
+        scores: ``(classes, A, B, C)`` floating, on the CPU; `restore` may overwrite it.
+    """
+
+    prepared: Prepared
+    scores: torch.Tensor
+
+
+class Runtime(ABC):
+    """Executes one model. Making one costs nothing; `load` does the work. Used by one thread at a time."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.precision = Precision.FLOAT32
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the loaded model takes on its device."""
+        return 0
+
+    @property
+    def choosable(self) -> bool:
+        """Whether `use` can change the precision."""
+        return False
+
+    def use(self, precision: Precision) -> None:
+        """Compute in another precision from here on; only `load` leads back to float32."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def load(self, device: torch.device) -> None:
+        """Bring the model onto the device, in float32.
+
+        Raises:
+            ModelLoadError: its files are not what they should be.
+        """
+
+    @abstractmethod
+    def prepare(self, case: Case) -> Prepared:
+        """Turn a case into what the network takes. The case is not modified."""
+
+    @abstractmethod
+    def predict(
+        self, prepared: Prepared, *, progress: Callable[[float], None], cancelled: Callable[[], bool]
+    ) -> Prediction:
+        """Run the network.
+
+        Args:
+            prepared: not modified.
+            progress: told the done fraction, 0 to 1.
+            cancelled: asked before each window.
+
+        Raises:
+            Cancelled: `cancelled` said so.
+            PredictionError: the network gave something unusable.
+        """
+
+    @abstractmethod
+    def restore(self, prediction: Prediction) -> Result:
+        """Bring a prediction onto the case's contour grid. Returns a result with an empty report."""

@@ -1,0 +1,135 @@
+"""MONAI bundles: their own preprocessing, network and inferer, and our postprocessing where it does the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.inferers import SimpleInferer, SlidingWindowInferer
+from monai.transforms import SaveImaged
+
+from inference_server.errors import ModelLoadError, PredictionError
+from inference_server.models.bundle import Config, post_processing, read_inference_config
+from inference_server.models.case import Case, Result
+from inference_server.models.manifest import Precision
+from inference_server.models.network import Network, Watched, check_finite, first_tensor
+from inference_server.models.registry import Model
+from inference_server.models.restore import restore_labels, restore_scores
+from inference_server.models.runtimes.base import Prediction, Prepared, Runtime
+from inference_server.models.runtimes.monai_config import bundle_code, load_network, open_parser
+from inference_server.models.runtimes.monai_prepare import Data, Preprocessing, lps_affine
+
+
+class MonaiBundle(Runtime):
+    """Runs a MONAI bundle.
+
+    A manifest's `restore: labels` has the bundle's postprocessing run as it is written; `argmax` and `threshold` have
+    class probabilities interpolated on the contour grid instead.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self._device = torch.device("cpu")
+        self._network: Network
+        self._preprocessing: Preprocessing
+        self._inferer: Any
+        self._postprocessing: Any = None
+        self._config: Config = {}
+
+    @property
+    def size_bytes(self) -> int:
+        return self._network.size_bytes
+
+    @property
+    def choosable(self) -> bool:
+        return True
+
+    def use(self, precision: Precision) -> None:
+        self._network.use(precision)
+        self.precision = precision
+
+    def load(self, device: torch.device) -> None:
+        folder = self.model.folder.absolute()
+        as_written = self.model.manifest.restore == "labels"
+        self._device, self.precision = device, Precision.FLOAT32
+        self._config = read_inference_config(folder)
+        with bundle_code(folder):
+            parser = open_parser(folder, device)
+            self._preprocessing = Preprocessing(_parsed(parser, "preprocessing"), traced=as_written)
+            self._inferer = _parsed(parser, "inferer") if "inferer" in parser else SimpleInferer()
+            self._network = Network(load_network(parser, folder, device))
+            self._postprocessing = _parsed(parser, "postprocessing") if as_written else None
+
+    def prepare(self, case: Case) -> Prepared:
+        data = self._preprocessing(case, self.model.manifest)
+        image = self._preprocessing.image(data)
+        if image.ndim != 4:
+            raise PredictionError("The bundle's preprocessing did not give an image of channels and three axes.")
+        context = {"data": data} if self._postprocessing else {}
+        return Prepared(case, image.as_tensor().float().contiguous(), lps_affine(image), context)
+
+    def predict(
+        self, prepared: Prepared, *, progress: Callable[[float], None], cancelled: Callable[[], bool]
+    ) -> Prediction:
+        calls = count_windows(self._inferer, prepared.inputs.shape[1:])
+        watched = Watched(self._network, calls, progress, cancelled)
+        with torch.inference_mode():
+            output = self._inferer(prepared.inputs[None].to(self._device), watched)
+            scores = first_tensor(output)[0].float().cpu()
+            check_finite(scores)
+        if scores.shape[1:] != prepared.inputs.shape[1:]:
+            raise PredictionError(
+                "The model's output has another shape than its input, which this server does not restore."
+            )
+        return Prediction(prepared, scores)
+
+    def restore(self, prediction: Prediction) -> Result:
+        manifest = self.model.manifest
+        if self._postprocessing:
+            labels, affine = self._run_postprocessing(prediction)
+            return Result(restore_labels(labels, affine, prediction.prepared.case, manifest))
+        activation = post_processing(self._config, len(prediction.scores)).activation
+        return Result(restore_scores(prediction, manifest, activation))
+
+    def _run_postprocessing(self, prediction: Prediction) -> tuple[torch.Tensor, np.ndarray]:
+        data: Data = dict(prediction.prepared.context["data"])
+        image = self._preprocessing.image(data)
+        key = _output_key(self._postprocessing)
+        data[key] = MetaTensor(prediction.scores, meta=image.meta, applied_operations=image.applied_operations)
+        for transform in self._postprocessing.transforms:
+            if not isinstance(transform, SaveImaged):
+                data = transform(data)
+        labels = data[key]
+        if not isinstance(labels, MetaTensor) or labels.ndim != 4:
+            raise PredictionError("The bundle's postprocessing did not give an image of channels and three axes.")
+        return labels.as_tensor().cpu(), lps_affine(labels)
+
+
+def count_windows(inferer: Any, size: tuple[int, ...]) -> int:
+    """Return how often an inferer calls its network for an image of a size; 1 where that is unknown."""
+    if not isinstance(inferer, SlidingWindowInferer):
+        return 1
+    window = np.broadcast_to(inferer.roi_size, len(size))
+    overlap = np.broadcast_to(inferer.overlap, len(size))
+    calls = 1
+    for length, extent, share in zip(size, window, overlap, strict=True):
+        step = max(1, int(extent * (1 - share)))
+        calls *= 1 + max(0, math.ceil((length - extent) / step)) if extent > 0 else 1
+    return math.ceil(calls / int(inferer.sw_batch_size))
+
+
+def _parsed(parser: ConfigParser, name: str) -> Any:
+    if name not in parser:
+        raise ModelLoadError(f"The bundle's inference configuration has no '{name}'.")
+    return parser.get_parsed_content(name)
+
+
+def _output_key(postprocessing: Any) -> str:
+    """Return the key of the network's output: the first one that the first transform works on."""
+    keys = getattr(postprocessing.transforms[0], "keys", ("pred",))
+    return str(keys[0])

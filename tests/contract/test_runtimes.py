@@ -1,0 +1,155 @@
+"""What every runtime has to do: give the right label to every voxel, on exactly the case's grid, in any orientation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bundles import (
+    ARGMAX,
+    AXIS_CODES,
+    INVERT,
+    LEVELS,
+    LOAD,
+    ORIENT,
+    SAVE,
+    SOFTMAX,
+    WHOLE,
+    Bundle,
+    axis_geometry,
+    centred,
+    conv,
+    expected_levels,
+    level_state,
+    slope,
+    slope_volume,
+    world,
+)
+
+from inference_server.imaging.volume import Geometry, Volume
+from inference_server.models.case import Case, Segmentation
+from inference_server.models.registry import read_model
+from inference_server.models.runtimes import make_runtime
+from inference_server.models.runtimes.base import Runtime
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of making the test's own model
+
+SPACING = {"_target_": "Spacingd", "keys": "image", "pixdim": [1.2, 1.2, 1.2], "mode": "bilinear"}
+FILTER = {"_target_": "LabelFilterd", "keys": "pred", "applied_labels": [1, 2]}
+MakeRuntime = Callable[..., Runtime]
+
+
+@pytest.fixture(params=["safetensors", "pt", "ts"])
+def make_runtime_of(request: pytest.FixtureRequest, tmp_path: Path) -> MakeRuntime:
+    """Load a model whose class is the number of `LEVELS` below a voxel's value; one variant for each runtime."""
+
+    def make(**parts: object) -> Runtime:
+        folder = Bundle(**{"weights": request.param, **parts}).write(tmp_path / "model")  # type: ignore[arg-type]
+        runtime = make_runtime(read_model(folder))
+        runtime.load(torch.device("cpu"))
+        return runtime
+
+    return make
+
+
+def run(runtime: Runtime, case: Case) -> tuple[Segmentation, ...]:
+    prepared = runtime.prepare(case)
+    prediction = runtime.predict(prepared, progress=lambda _: None, cancelled=lambda: False)
+    return runtime.restore(prediction).segmentations
+
+
+def clear_of_levels(values: np.ndarray, margin: float) -> np.ndarray:
+    return np.all([np.abs(values - level) > margin for level in LEVELS], axis=0)
+
+
+def test_every_voxel_has_its_label_in_all_48_orientations(make_runtime_of: MakeRuntime) -> None:
+    runtime = make_runtime_of()
+    for codes in AXIS_CODES:
+        volume = slope_volume(axis_geometry(codes))
+        (found,) = run(runtime, Case({"image": volume}))
+        assert found.labels.geometry == volume.geometry
+        assert found.labels.array.dtype == np.uint8
+        np.testing.assert_array_equal(found.labels.array, expected_levels(volume.array), err_msg=codes)
+        assert {value: label.name for value, label in found.names.items()} == {1: "low", 2: "high"}
+
+
+def test_the_network_sees_the_patient_the_right_way_round(make_runtime_of: MakeRuntime) -> None:
+    """This network answers with what lies one voxel further to the patient's right, in front of it and above."""
+    state = level_state()
+    shifted = torch.zeros(3, 1, 3, 3, 3)
+    shifted[:, :, 2, 2, 2] = state["weight"][:, :, 0, 0, 0]
+    runtime = make_runtime_of(network=conv(1, 3, 3), state={"weight": shifted, "bias": state["bias"]}, inferer=WHOLE)
+    for codes in AXIS_CODES:
+        volume = slope_volume(axis_geometry(codes))
+        (found,) = run(runtime, Case({"image": volume}))
+        step = np.abs(volume.geometry.affine[:3, :3]).max(axis=1) * [-1, -1, 1]  # right, anterior, superior in LPS
+        neighbour = world(volume.geometry) + step
+        inside = np.all(np.abs(neighbour) < np.abs(world(volume.geometry)).max(axis=(0, 1, 2)) + 1e-6, axis=-1)
+        assert inside.mean() > 0.6
+        np.testing.assert_array_equal(found.labels.array[inside], expected_levels(slope(neighbour))[inside], codes)
+
+
+@pytest.mark.parametrize("factor", [(1, 1, 1), (2, 3, 1)])
+def test_resampling_there_and_back_moves_nothing(make_runtime_of: MakeRuntime, factor: tuple[int, int, int]) -> None:
+    runtime = make_runtime_of(transforms=(*LOAD, ORIENT, SPACING))
+    for codes in ("LPS", "RAI", "SLA"):
+        volume = slope_volume(axis_geometry(codes))
+        (found,) = run(runtime, Case({"image": volume}, scaling_factor=factor))
+        assert found.labels.geometry == volume.geometry.refined(factor)
+        values = slope(world(found.labels.geometry))
+        clear = clear_of_levels(values, 0.06) & interior(found.labels.geometry, factor)
+        assert clear.mean() > 0.3
+        np.testing.assert_array_equal(found.labels.array[clear], expected_levels(values)[clear], err_msg=codes)
+
+
+def interior(geometry: Geometry, factor: tuple[int, int, int]) -> np.ndarray:
+    """Return the voxels that are not clamped: those whose unrefined voxel is not an outermost one."""
+    inside = np.zeros(geometry.shape, bool)
+    inside[tuple(slice(split, -split) for split in factor)] = True
+    return inside
+
+
+def test_an_oblique_left_handed_grid_is_answered_on_itself(make_runtime_of: MakeRuntime) -> None:
+    tilt, turn = np.deg2rad(20), np.deg2rad(35)
+    about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
+    about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    geometry = centred((9, 14, 11), (0.9, 1.5, 2.5), about_x @ about_z @ np.diag([1, 1, -1]))
+    volume = slope_volume(geometry)
+    (found,) = run(make_runtime_of(), Case({"image": volume}))
+    assert found.labels.geometry == geometry
+    np.testing.assert_array_equal(found.labels.array, expected_levels(volume.array))
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["our restore", "its own postprocessing"])
+def test_a_marked_corner_stays_that_corner(make_runtime_of: MakeRuntime, traced: bool) -> None:
+    own = {"post": (SOFTMAX, INVERT, ARGMAX, FILTER, SAVE)} if traced else {}
+    runtime = make_runtime_of(**own)
+    for codes in AXIS_CODES:
+        geometry = axis_geometry(codes)
+        array = np.full(geometry.shape, -1.0, np.float32)
+        array[0, -1, 0] = 1.0
+        (found,) = run(runtime, Case({"image": Volume(array, geometry)}))
+        assert found.labels.geometry == geometry
+        assert [tuple(place) for place in np.argwhere(found.labels.array)] == [(0, 13, 0)], codes
+        assert found.labels.array[0, -1, 0] == 2
+
+
+def test_labels_of_the_model_itself_are_repeated_as_blocks(make_runtime_of: MakeRuntime) -> None:
+    runtime = make_runtime_of(post=(SOFTMAX, INVERT, ARGMAX, FILTER, SAVE))
+    volume = slope_volume(axis_geometry("RAI"))
+    (found,) = run(runtime, Case({"image": volume}, scaling_factor=(1, 2, 3)))
+    blocks = np.repeat(np.repeat(expected_levels(volume.array), 2, axis=1), 3, axis=2)
+    np.testing.assert_array_equal(found.labels.array, blocks)
+
+
+def test_a_case_is_not_modified(make_runtime_of: MakeRuntime) -> None:
+    scale = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 1, "b_min": 0, "b_max": 2}
+    runtime = make_runtime_of(transforms=(*LOAD, ORIENT, scale, {"_target_": "NormalizeIntensityd", "keys": "image"}))
+    volume = slope_volume(axis_geometry())
+    before = volume.array.copy()
+    volume.array.setflags(write=False)
+    run(runtime, Case({"image": volume}))
+    np.testing.assert_array_equal(volume.array, before)
