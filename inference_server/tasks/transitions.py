@@ -24,6 +24,8 @@ class Verb(StrEnum):
     RETRY = "retry"
     TIME_OUT = "time out"
     """It waited too long in its queue."""
+    WITHDRAW = "withdraw"
+    """Its model is no longer served."""
     EXPIRE = "expire"
 
 
@@ -49,6 +51,7 @@ TRANSITIONS: Mapping[Verb, Transition] = {
     Verb.CANCEL: Transition((Status.QUEUED, Status.RUNNING), Status.CANCELLED, "info", "Cancelled."),
     Verb.RETRY: Transition((Status.FAILED, Status.CANCELLED), Status.QUEUED, "info", "Tried again on request."),
     Verb.TIME_OUT: Transition((Status.QUEUED,), Status.FAILED, "error", "Waited too long for a worker."),
+    Verb.WITHDRAW: Transition((Status.QUEUED,), Status.FAILED, "error", "Its model is no longer served."),
     Verb.EXPIRE: Transition(
         (Status.FINISHED, Status.FAILED, Status.CANCELLED), Status.EXPIRED, "info", "Case and result were removed."
     ),

@@ -9,7 +9,7 @@ from sqlalchemy import BindParameter, bindparam, delete, func, select, text
 
 from inference_server.errors import QueueTimedOut
 from inference_server.tasks.database import Database
-from inference_server.tasks.record import Status
+from inference_server.tasks.record import Problem, Status
 from inference_server.tasks.schema import ENDED, events, tasks
 from inference_server.tasks.statements import has_status, moved, note_verb
 from inference_server.tasks.transitions import Verb
@@ -27,6 +27,12 @@ _WAITING = (
 _TIME_OUT = (
     moved(Verb.TIME_OUT, problem_code=QueueTimedOut.code, problem_message=QueueTimedOut().message)
     .where(tasks.c.queued_at < bindparam("before"))
+    .returning(tasks.c.uid)
+)
+_WAITING_MODELS = select(tasks.c.model).distinct().where(has_status(Status.QUEUED))
+_WITHDRAW = (
+    moved(Verb.WITHDRAW, problem_code=bindparam("the_code"), problem_message=bindparam("the_message"))
+    .where(tasks.c.model == bindparam("the_model"))
     .returning(tasks.c.uid)
 )
 _OLD = (
@@ -67,6 +73,20 @@ class Upkeep:
         with self.database.writing() as connection:
             uids = list(connection.scalars(_TIME_OUT, {"at": at, "before": at - limit_s}))
             note_verb(connection, uids, Verb.TIME_OUT, at=at)
+        return uids
+
+    def waiting_models(self) -> set[str]:
+        """Return the ids of the models that tasks wait for."""
+        with self.database.reading() as connection:
+            return set(connection.scalars(_WAITING_MODELS))
+
+    def withdraw(self, model: str, problem: Problem) -> list[str]:
+        """Fail every task that waits for a model and return their UIDs."""
+        at = self._clock()
+        values = {"at": at, "the_model": model, "the_code": problem.code, "the_message": problem.message}
+        with self.database.writing() as connection:
+            uids = list(connection.scalars(_WITHDRAW, values))
+            note_verb(connection, uids, Verb.WITHDRAW, at=at)
         return uids
 
     def expire(self, retention_s: float) -> list[str]:

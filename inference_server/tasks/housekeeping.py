@@ -1,0 +1,145 @@
+"""Housekeeping: what nobody else is left to do. Several of it do no harm."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection
+from types import FrameType
+
+from inference_server.errors import InferenceServerError, UnknownModel
+from inference_server.settings import Settings
+from inference_server.tasks.blobs import Blobs, open_blobs
+from inference_server.tasks.claims import Claims
+from inference_server.tasks.database import open_database
+from inference_server.tasks.record import Problem
+from inference_server.tasks.service import Models, Turns
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 5.0
+"""A task that has waited this long may have lost its turn."""
+BLOBS_EVERY_S = 600.0
+"""Looking at every file of the blob store is done this often, not at every sweep."""
+
+
+class Housekeeper:
+    """Sweeps over records, turns and blobs.
+
+    Args:
+        settings: limits and ages.
+        claims: the records.
+        blobs: where cases and results lie.
+        turns: the queue.
+        models: the model repository.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        claims: Claims,
+        blobs: Blobs,
+        turns: Turns,
+        models: Models,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._claims = claims
+        self._blobs = blobs
+        self._turns = turns
+        self._models = models
+        self._clock = clock
+        self._missing_before: set[str] = set()
+        self._short_before: dict[str, int] = {}
+        self._blobs_swept_at = -BLOBS_EVERY_S
+
+    def sweep(self) -> None:
+        """Do everything once.
+
+        Raises:
+            StoreUnavailable: the records or the files cannot be reached; the next sweep goes on.
+        """
+        self._end_what_cannot_run()
+        self._note("returned to the queue after a lost worker", self._claims.expire_leases())
+        self._send_missing_turns()
+        self._remove(self._claims.expire(self._settings.retention_s))
+        if self._clock() - self._blobs_swept_at >= BLOBS_EVERY_S:
+            self._blobs_swept_at = self._clock()
+            self._remove_orphans()
+
+    def _end_what_cannot_run(self) -> None:
+        self._note("waited too long", self._claims.queue_timed_out(self._settings.queue_time_limit_s))
+        missing = self._claims.waiting_models() - {model.manifest.id for model in self._models.models()}
+        # Twice in a row, since a model's folder is away for a moment while it is replaced.
+        for model in missing & self._missing_before:
+            problem = Problem(UnknownModel.code, f"The model '{model}' is no longer served. Choose another one.")
+            self._note("model withdrawn", self._claims.withdraw(model, problem))
+        self._missing_before = missing
+
+    def _send_missing_turns(self) -> None:
+        """Send what is missing in a queue if as much was missing at the sweep before: it may have been on its way."""
+        short: dict[str, int] = {}
+        for queue, waiting in self._claims.waiting(PATIENCE_S).items():
+            ready = self._turns.ready(queue)
+            if ready is None:
+                continue
+            short[queue] = max(0, waiting - ready)
+            missing = min(short[queue], self._short_before.get(queue, 0))
+            sent = sum(self._turns.send(queue) for _ in range(missing))
+            if sent:
+                log.info("missing turns sent", extra={"queue": queue, "turns": sent})
+                short[queue] -= sent
+        self._short_before = short
+
+    def _remove_orphans(self) -> None:
+        old = self._blobs.older_than(self._settings.orphan_blob_s)
+        self._remove(set(old) - self._claims.known_blobs(old))
+
+    def _remove(self, keys: Collection[str]) -> None:
+        for key in keys:
+            self._blobs.delete(key)
+        if keys:
+            log.info("blobs removed", extra={"blobs": len(keys)})
+
+    @staticmethod
+    def _note(what: str, uids: Collection[str]) -> None:
+        for uid in uids:
+            log.warning(what, extra={"task": uid})
+
+
+def run_housekeeping(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
+    """Sweep until SIGTERM or SIGINT. A sweep that fails is logged, and the next one tries again."""
+    stop = _stop_event()
+    housekeeper = open_housekeeper(settings)
+    if ready:
+        ready("")
+    while not stop.wait(settings.housekeeping_s):
+        try:
+            housekeeper.sweep()
+        except InferenceServerError as error:
+            log.warning("sweep not finished", extra={"code": error.code})
+        except Exception:
+            log.exception("sweep failed")
+
+
+def open_housekeeper(settings: Settings) -> Housekeeper:
+    """Return the housekeeper of the records, files, broker and models that the settings name."""
+    from inference_server.models.registry import open_registry
+    from inference_server.tasks.queue import CeleryTurns
+
+    claims = Claims(open_database(settings.database), max_attempts=settings.max_attempts)
+    return Housekeeper(settings, claims, open_blobs(settings.blobs), CeleryTurns(settings), open_registry(settings))
+
+
+def _stop_event() -> threading.Event:
+    stop = threading.Event()
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+    return stop

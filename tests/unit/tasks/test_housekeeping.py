@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from inference_server.models.manifest import Manifest
+from inference_server.settings import Settings
+from inference_server.tasks.blobs import LocalBlobs
+from inference_server.tasks.claims import Claims
+from inference_server.tasks.database import open_database
+from inference_server.tasks.housekeeping import PATIENCE_S, Housekeeper
+from inference_server.tasks.record import Holder, NewTask, Priority, Status, Task, new_uid
+from inference_server.tasks.store import Store
+
+HOLDER = Holder("worker", 1)
+
+
+@dataclass
+class Clock:
+    now: float = field(default_factory=time.time)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class CountedTurns:
+    """Turns that lie in a list and are never taken."""
+
+    sent: list[str] = field(default_factory=list)
+    reachable: bool = True
+
+    def send(self, queue: str, priority: Priority = Priority.NORMAL) -> bool:
+        self.sent.append(queue)
+        return True
+
+    def ready(self, queue: str) -> int | None:
+        return self.sent.count(queue) if self.reachable else None
+
+
+class World:
+    """A housekeeper with real records and files, and a clock that a test moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = Clock()
+        self.settings = Settings(data_dir=folder, max_attempts=2)
+        database = open_database(self.settings.database)
+        self.store = Store(database, clock=self.clock)
+        self.claims = Claims(database, max_attempts=2, clock=self.clock)
+        self.blobs = LocalBlobs(folder / "blobs")
+        self.turns = CountedTurns()
+        self.served: list[Any] = [SimpleNamespace(manifest=Manifest(id="m"), digest="")]
+        models = SimpleNamespace(models=lambda: self.served)
+        self.keeper = Housekeeper(self.settings, self.claims, self.blobs, self.turns, models, self.clock)
+
+    def submit(self) -> Task:
+        staged = self.blobs.stage()
+        staged.write_bytes(b"case")
+        new = NewTask(
+            uid=new_uid(), model="m", version="1", digest="", queue="default", dialect="native",
+            case_blob=self.blobs.put(staged), case_size_bytes=4,
+        )  # fmt: skip
+        return self.store.add(new)[0]
+
+    def pass_by(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    def age_files(self, seconds: float) -> None:
+        for path in (p for p in self.settings.data_dir.rglob("blobs/*/*") if p.is_file()):
+            os.utime(path, (time.time() - seconds,) * 2)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def statuses(world: World, tasks: Sequence[Task]) -> list[Status]:
+    return [world.store.get(task.uid).status for task in tasks]
+
+
+def test_a_missing_turn_is_sent_when_it_was_missing_twice(world: World) -> None:
+    world.submit()
+    world.pass_by(PATIENCE_S + 1)
+    world.keeper.sweep()
+    assert world.turns.sent == []
+    world.keeper.sweep()
+    assert world.turns.sent == ["default"]
+    world.keeper.sweep()
+    world.keeper.sweep()
+    assert world.turns.sent == ["default"]
+
+
+def test_nothing_is_sent_while_the_broker_is_away(world: World) -> None:
+    world.submit()
+    world.pass_by(PATIENCE_S + 1)
+    world.turns.reachable = False
+    world.keeper.sweep()
+    world.keeper.sweep()
+    assert world.turns.sent == []
+
+
+def test_a_lapsed_lease_returns_the_task_until_its_attempts_are_used_up(world: World) -> None:
+    task = world.submit()
+    expected = [Status.QUEUED, Status.FAILED]
+    for status in expected:
+        assert world.claims.claim(["default"], HOLDER, 15)
+        world.pass_by(16)
+        world.keeper.sweep()
+        assert world.store.get(task.uid).status is status
+    problem = world.store.get(task.uid).problem
+    assert problem
+    assert problem.code == "worker_lost"
+
+
+def test_a_task_that_waited_too_long_fails(world: World) -> None:
+    task = world.submit()
+    world.pass_by(world.settings.queue_time_limit_s + 1)
+    world.keeper.sweep()
+    assert world.store.get(task.uid).problem.code == "queue_timed_out"  # type: ignore[union-attr]
+
+
+def test_tasks_of_a_withdrawn_model_fail_but_not_at_its_first_absence(world: World) -> None:
+    task = world.submit()
+    world.served.clear()
+    world.keeper.sweep()
+    assert statuses(world, [task]) == [Status.QUEUED]
+    world.keeper.sweep()
+    problem = world.store.get(task.uid).problem
+    assert problem
+    assert problem.code == "unknown_model"
+    assert "'m' is no longer served" in problem.message
+
+
+def test_case_and_result_go_after_their_time_and_the_bare_record_stays(world: World) -> None:
+    task = world.submit()
+    claim = world.claims.claim(["default"], HOLDER, 15)
+    assert claim
+    assert world.claims.fail(claim, problem=SimpleNamespace(code="prediction", message="."), report={}, device_s=0)  # type: ignore[arg-type]
+    world.pass_by(world.settings.retention_s + 1)
+    world.keeper.sweep()
+    assert world.store.get(task.uid).status is Status.EXPIRED
+    assert task.case_blob
+    assert task.case_blob not in world.blobs.older_than(-10)
+
+
+def test_a_file_without_a_record_goes_after_its_time_and_one_with_a_record_stays(world: World) -> None:
+    task = world.submit()
+    orphan = world.blobs.put(world.blobs.stage())
+    abandoned = world.blobs.stage().name
+    world.keeper.sweep()
+    assert {orphan, abandoned, task.case_blob} == set(world.blobs.older_than(-10))
+    world.age_files(world.settings.orphan_blob_s + 10)
+    world.pass_by(601)
+    world.keeper.sweep()
+    assert world.blobs.older_than(-10) == [task.case_blob]
