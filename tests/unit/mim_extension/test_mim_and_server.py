@@ -13,7 +13,7 @@ from mim_extension.task_input import TaskInput
 from mim_extension.task_output import TaskOutput
 from mim_extension.testing.mim_objects import MimImage, MimSession, drawn_contours
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036 - the extension itself is tested on 3.8 too
     pytest.skip("the server needs Python 3.11", allow_module_level=True)
 
 from inference_server.imaging.volume import Volume
