@@ -53,7 +53,8 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as exc:
-        raise SettingsError(f"The API cannot listen on {host}, port {port}: {exc.strerror or exc}.") from exc
+        reason = (exc.strerror or str(exc)).partition(" (")[0]
+        raise SettingsError(f"The API cannot listen on {host}, port {port}: {reason}.") from exc
 
 
 def _url(listener: socket.socket) -> str:

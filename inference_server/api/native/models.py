@@ -110,7 +110,7 @@ class TaskSummary(BaseModel):
     parameters: dict[str, Any]
     phase: Phase | None = Field(description="what a running task is doing")
     progress: float = Field(description="how much of the computation is done, 0 to 1")
-    attempts: int = Field(description="how many workers have taken it")
+    attempts: int = Field(description="how many workers died over it")
     created_at: AwareDatetime
     started_at: AwareDatetime | None
     ended_at: AwareDatetime | None
