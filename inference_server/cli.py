@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -17,17 +18,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (serve.up, serve.api, serve.worker, serve.housekeeping, serve.settings, doctor.doctor):
-    app.command()(command)
-for command in (
-    client.submit,
-    client.status,
-    client.fetch,
-    client.cancel,
-    client.retry,
-    client.delete,
-    client.tasks,
-):
+SERVER = (serve.up, serve.api, serve.worker, serve.housekeeping, serve.settings, doctor.doctor)
+CLIENT = (client.submit, client.status, client.fetch, client.cancel, client.retry, client.delete, client.tasks)
+COMMANDS: tuple[Callable[..., None], ...] = (*SERVER, *CLIENT)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(models.app, name="models")
 

@@ -45,7 +45,7 @@ def submit(
     if as_json:
         typer.echo(json.dumps({**task.raw, "files": [str(path) for path in written]}))
         return
-    for line in written or [task.uid]:
+    for line in [str(path) for path in written] or [task.uid]:
         typer.echo(line)
 
 

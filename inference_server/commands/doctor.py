@@ -65,7 +65,8 @@ def _database(settings: Settings) -> Finding:
 
     if settings.database.startswith("sqlite") and not settings.data_dir.is_dir():
         return Finding("database", True, "none yet; it is made at the first start")
-    open_database(settings.database).ping()
+    with open_database(settings.database).reading():
+        pass
     return Finding("database", True, "answers")
 
 

@@ -22,7 +22,7 @@ def test_an_unknown_variable_with_our_prefix_is_named(monkeypatch: pytest.Monkey
 
 def test_a_malformed_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PREFIX + "PORT", "many")
-    with pytest.raises(SettingsError, match="INFERENCE_SERVER_PORT: .*integer"):
+    with pytest.raises(SettingsError, match=r"INFERENCE_SERVER_PORT: .*integer"):
         load_settings()
 
 
