@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from inference_server.errors import InferenceServerError, ModelLoadError, OutOfM
 from inference_server.models.cache import WarmCache
 from inference_server.models.case import Case, Report, Result
 from inference_server.models.device import describe_device, free_memory, memory_bytes, open_device
+from inference_server.models.hooks import NO_HOOKS, Hooks
 from inference_server.models.precision import settle
 from inference_server.models.registry import Model, Registry
 from inference_server.models.runtimes import make_runtime
@@ -28,23 +29,6 @@ logger = logging.getLogger(__name__)
 
 WARM_SHARE = 0.25
 """Share of the device's memory for each child's warm models: with two children half of it stays for computing."""
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """How a run speaks with whoever started it.
-
-    Attributes:
-        phase: told what begins: `loading`, `preparing`, `predicting` or `restoring`.
-        progress: told the fraction of the windows that are done, 0 to 1.
-        cancelled: asked before each window and each phase whether to stop.
-        hold: gives a context in which the device is this run's alone.
-    """
-
-    phase: Callable[[str], None] = lambda _: None
-    progress: Callable[[float], None] = lambda _: None
-    cancelled: Callable[[], bool] = lambda: False
-    hold: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 @dataclass
@@ -92,7 +76,7 @@ class Engine:
         if threads:
             torch.set_num_threads(threads)
 
-    def run(self, model: Model, case: Case, hooks: Hooks = Hooks()) -> Result:
+    def run(self, model: Model, case: Case, hooks: Hooks = NO_HOOKS) -> Result:
         """Run a model on a case.
 
         Args:
@@ -118,7 +102,7 @@ class Engine:
                 result = runtime.restore(prediction)
         return replace(result, report=self._report(runtime, case, clock))
 
-    def load(self, model: Model, hooks: Hooks = Hooks()) -> Runtime:
+    def load(self, model: Model, hooks: Hooks = NO_HOOKS) -> Runtime:
         """Load a model, if it is not warm already.
 
         Raises:
