@@ -13,7 +13,9 @@ from inference_server.errors import all_errors
 from inference_server.settings import PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")]
+)
 
 
 def page(name: str) -> str:
@@ -32,7 +34,9 @@ def test_every_setting_is_described_and_no_other() -> None:
 
 
 def test_every_command_is_described_and_no_other() -> None:
-    described = set(re.findall(r"^\| `inference-server ([a-z ]+?)(?: [A-Z.]+)*`", page("command-line.md"), re.MULTILINE))
+    described = set(
+        re.findall(r"^\| `inference-server ([a-z ]+?)(?: [A-Z.]+)*`", page("command-line.md"), re.MULTILINE)
+    )
     top = get_command(app).commands  # type: ignore[attr-defined]
     ours = {name for name in top if name != "models"} | {f"models {name}" for name in top["models"].commands}
     assert described == ours
@@ -44,10 +48,11 @@ def test_links_lead_to_files(path: Path) -> None:
     assert not [link for link in links if not (path.parent / link).exists()]
 
 
-def test_every_route_is_described() -> None:
+def test_every_route_is_described(tmp_path: Path) -> None:
     from inference_server.api.app import create_app
 
+    application = create_app(Settings(data_dir=tmp_path, broker_url="redis://127.0.0.1:1/0"))
     described = "\n".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
-    routes = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in create_app(Settings()).url_map.iter_rules()}
+    routes = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in application.url_map.iter_rules()}
     ours = {route for route in routes if not route.startswith(("/static", "/docs/", "/openapi/"))}
     assert not [route for route in sorted(ours) if route not in described]
