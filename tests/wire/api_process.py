@@ -25,10 +25,10 @@ NOBODY = "redis://127.0.0.1:1/0"
 class Api(Hands):
     """A running API and its log."""
 
-    def __init__(self, folder: Path, *, model: str = "one") -> None:
-        models = folder / "models" / model
+    def __init__(self, folder: Path) -> None:
+        models = folder / "models" / "one"
         for name, content in {
-            "model.yaml": f"id: {model}\n",
+            "model.yaml": "id: one\n",
             "configs/inference.json": "{}",
             "models/model.pt": "",
         }.items():
