@@ -14,7 +14,14 @@ import monai
 import torch
 
 from inference_server import __version__
-from inference_server.errors import InferenceServerError, ModelLoadError, OutOfMemory, PredictionError, TaskError
+from inference_server.errors import (
+    Cancelled,
+    InferenceServerError,
+    ModelLoadError,
+    OutOfMemory,
+    PredictionError,
+    TaskError,
+)
 from inference_server.models.cache import WarmCache
 from inference_server.models.case import Case, Report, Result
 from inference_server.models.device import describe_device, free_memory, memory_bytes, open_device
@@ -40,6 +47,8 @@ class _Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        if self.hooks.cancelled():
+            raise Cancelled
         self.hooks.phase(name)
         started = time.perf_counter()
         try:

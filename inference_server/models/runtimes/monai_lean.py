@@ -62,9 +62,8 @@ class LeanResample:
             matrix = np.linalg.solve(np.asarray(img.affine, np.float64), np.asarray(dst_affine, np.float64))
             size = [int(count) for count in spatial_size]
             if parallel_axes(matrix, size) == (0, 1, 2):
-                return _resampled(img, dst_affine, matrix, size)
-        resampled: torch.Tensor = self._original(img, dst_affine, spatial_size, **options)
-        return resampled
+                return cast(torch.Tensor, _resampled(img, dst_affine, matrix, size))
+        return cast(torch.Tensor, self._original(img, dst_affine, spatial_size, **options))
 
 
 def _is_plain_linear(options: dict[str, Any]) -> bool:
@@ -106,7 +105,7 @@ def _percentile_scaling(transform: ScaleIntensityRangePercentilesd) -> Callable[
     def change(image: torch.Tensor) -> torch.Tensor:
         low, high = np.percentile(image.numpy().ravel(order="K"), [scaler.lower, scaler.upper])
         if low == high:
-            return image - float(low) + scaler.b_min
+            return image - float(low) + float(scaler.b_min)
         return _scaled(image, scaler, float(low), float(high))
 
     return change
