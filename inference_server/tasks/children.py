@@ -1,0 +1,125 @@
+"""The child of a worker: the process that takes turns and computes."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]
+from pathlib import Path
+
+from inference_server.errors import SettingsError, StoreUnavailable
+from inference_server.settings import Settings
+from inference_server.tasks.blobs import open_blobs
+from inference_server.tasks.claims import Claims
+from inference_server.tasks.database import open_database
+from inference_server.tasks.record import Holder
+from inference_server.tasks.runner import Computes, Runner
+
+log = logging.getLogger(__name__)
+
+OpenEngine = Callable[[Settings], Computes]
+
+PARENT_POLL_S = 0.5
+STORE_RETRY_S = 1.0
+OOM_SCORE = "500"
+"""When memory runs out the kernel ends a child first: its task is tried again, nothing else is lost."""
+PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """What a child process is and does. Made in the parent; everything that matters happens after the fork.
+
+    Args:
+        settings: of the worker.
+        worker: the worker's name.
+        open_engine: makes the engine, in the child.
+        announce: tells the parent `up`, then `warm` when its models are loaded, or `refused`, with its process id.
+    """
+
+    def __init__(
+        self, settings: Settings, worker: str, open_engine: OpenEngine, announce: Callable[[str, int], None]
+    ) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._open_engine = open_engine
+        self._announce = announce
+        self._parent = os.getpid()
+        self._claims: Claims | None = None
+        self._runner: Runner | None = None
+
+    def start(self) -> None:
+        """Become a child that can work: an own process group, own connections, warm models."""
+        os.setpgid(0, 0)
+        threading.Thread(target=_end_with_parent, args=(self._parent,), name="parent-watch", daemon=True).start()
+        self._announce("up", os.getpid())
+        _allow_children()
+        _volunteer_for_oom()
+        self._claims, self._runner = self._open()
+        if self._settings.preload:
+            self._runner.preload()
+        _die_by_watch_alone()
+        self._announce("warm", os.getpid())
+
+    def take_turn(self) -> None:
+        """Claim the task whose turn it is and run it, if there is one."""
+        if self._claims is None or self._runner is None:
+            return
+        try:
+            claim = self._claims.claim(
+                self._settings.queue_names, Holder(self._worker, os.getpid()), self._settings.lease_s
+            )
+        except StoreUnavailable:
+            log.warning("turn given up: the records cannot be reached; housekeeping sends another")
+            return
+        if claim is not None:
+            self._runner.run(claim)
+
+    def _open(self) -> tuple[Claims, Runner]:
+        try:
+            engine = self._open_engine(self._settings)
+            claims = self._open_claims()
+            return claims, Runner(self._settings, claims, open_blobs(self._settings.blobs), engine)
+        except SettingsError as exc:
+            log.critical("worker child cannot start: %s", exc.message)
+            self._announce("refused", os.getpid())
+            os._exit(os.EX_CONFIG)
+
+    def _open_claims(self) -> Claims:
+        while True:
+            try:
+                return Claims(open_database(self._settings.database), max_attempts=self._settings.max_attempts)
+            except StoreUnavailable:
+                log.warning("waiting for the records")
+                time.sleep(STORE_RETRY_S)
+
+
+def _allow_children() -> None:
+    """Let models use multiprocessing, which refuses it to a pool's processes, and cannot pickle the pool's own key."""
+    config = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    config["daemon"] = False
+    config["authkey"] = AuthenticationString(bytes(config["authkey"]))
+
+
+def _volunteer_for_oom() -> None:
+    try:
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    except OSError:
+        log.debug("the kernel takes no preference for running out of memory")
+
+
+def _end_with_parent(parent: int) -> None:
+    """End the whole group when the parent is gone, however it went."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_S)
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+
+def _die_by_watch_alone() -> None:
+    """Take back the death signal that the pool has set: it would end this process before the rest of its group."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)

@@ -1,0 +1,268 @@
+"""The runner: takes one claimed task from its stored case to its committed result."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from inference_server.errors import InferenceServerError, OutOfMemory, ResultGone, StoreUnavailable, UnknownModel
+from inference_server.models.case import Case, Result
+from inference_server.models.hooks import Hooks
+from inference_server.models.registry import Model
+from inference_server.settings import Settings
+from inference_server.tasks.blobs import Blobs
+from inference_server.tasks.blobs.local import disk_errors
+from inference_server.tasks.case_zip import read_case
+from inference_server.tasks.claims import Claims
+from inference_server.tasks.device import DeviceLock
+from inference_server.tasks.keeper import Keeper
+from inference_server.tasks.record import Claim, Phase, Problem, Task
+from inference_server.tasks.result_zip import write_result
+
+log = logging.getLogger(__name__)
+
+COMMIT_RETRY_S = 0.2
+
+
+class Repository(Protocol):
+    """Where the models are, as the runner uses it."""
+
+    def get(self, id: str, version: str | None = None) -> Model:  # noqa: A002
+        """Return a model.
+
+        Raises:
+            UnknownModel: there is none of this name and version.
+        """
+
+    def models(self) -> tuple[Model, ...]:
+        """Return all versions of all models, the highest version of each first."""
+
+
+class Computes(Protocol):
+    """What runs models: `models.engine.Engine`, or a stand-in."""
+
+    @property
+    def registry(self) -> Repository:
+        """Where its models are."""
+
+    @property
+    def device(self) -> object:
+        """The device it computes on; its text names it on this machine."""
+
+    def run(self, model: Model, case: Case, hooks: Hooks, /) -> Result:
+        """Run a model on a case."""
+
+    def load(self, model: Model, hooks: Hooks, /) -> object:
+        """Make a model warm."""
+
+
+@dataclass
+class _Attempt:
+    """One try at a task: its keeper, and what is measured on the way."""
+
+    claim: Claim
+    keeper: Keeper
+    lock: DeviceLock
+    timings_s: dict[str, float] = field(default_factory=dict)
+    waited_s: dict[str, float] = field(default_factory=dict)
+    device_s: float = 0.0
+    _phase: str = ""
+
+    @property
+    def task(self) -> Task:
+        return self.claim.task
+
+    @property
+    def hooks(self) -> Hooks:
+        return Hooks(self._enter, self.keeper.progress, self.keeper.cancelled, self._hold)
+
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        self._enter(phase)
+        began = time.perf_counter()
+        yield
+        self.timings_s[phase] = time.perf_counter() - began
+
+    def all_timings_s(self, of_model: Mapping[str, float]) -> dict[str, float]:
+        """Return every phase without its wait for the device, which stands by itself."""
+        computed = {name: seconds - self.waited_s.get(name, 0.0) for name, seconds in of_model.items()}
+        queued_s = max(0.0, (self.task.started_at or self.task.created_at) - self.task.created_at)
+        timings_s = {"queued": queued_s, "device_wait": sum(self.waited_s.values()), **self.timings_s, **computed}
+        return {name: round(seconds, 4) for name, seconds in timings_s.items()}
+
+    def _enter(self, phase: str) -> None:
+        self._phase = phase
+        self.keeper.phase(Phase(phase))
+
+    @contextmanager
+    def _hold(self) -> Iterator[None]:
+        asked = time.perf_counter()
+        with self.lock.hold(self.keeper.cancelled):
+            began = time.perf_counter()
+            self.waited_s[self._phase] = began - asked
+            try:
+                yield
+            finally:
+                self.device_s += time.perf_counter() - began
+
+
+class Runner:
+    """Runs claimed tasks, one after the other, in a worker's child.
+
+    Args:
+        settings: limits, lease and beat.
+        claims: where results and failures are committed.
+        blobs: where cases are and results go.
+        engine: runs the models.
+    """
+
+    def __init__(self, settings: Settings, claims: Claims, blobs: Blobs, engine: Computes) -> None:
+        self._settings = settings
+        self._claims = claims
+        self._blobs = blobs
+        self._engine = engine
+        self._lock = DeviceLock(settings.data_dir / "devices", str(engine.device))
+
+    def preload(self) -> None:
+        """Load every model that this worker's queues may ask for and that wants it; a broken one is logged."""
+        hooks = Hooks(hold=self._lock.hold)
+        newest = {model.id: model for model in reversed(self._engine.registry.models())}
+        for model in newest.values():
+            if model.manifest.preload and model.manifest.queue in self._settings.queue_names:
+                try:
+                    self._engine.load(model, hooks)
+                except InferenceServerError as error:
+                    log.error("model cannot be loaded", extra={"model": model.id, **_cause(error)})
+
+    def run(self, claim: Claim) -> None:
+        """Run a task and commit how it ended. Nothing is raised and nothing of the task stays in memory."""
+        with Keeper(self._claims, claim, self._settings) as keeper:
+            attempt = _Attempt(claim, keeper, self._lock)
+            log.info("task started", extra=_facts(claim.task))
+            problem = self._problem_of(attempt)
+            if problem is not None:
+                self._fail(attempt, problem)
+        if problem is not None:
+            gc.collect()  # a failed case may be held by cycles between frames and exceptions
+
+    def _problem_of(self, attempt: _Attempt) -> Problem | None:
+        try:
+            self._complete(attempt)
+        except InferenceServerError as error:
+            _log_failure(attempt, error)
+            return Problem(error.code, error.message)
+        except MemoryError as error:
+            _log_failure(attempt, error)
+            return Problem(OutOfMemory.code, OutOfMemory().message)
+        except Exception as error:  # noqa: BLE001 - the boundary of a task: this process goes on
+            _log_failure(attempt, error)
+            return Problem(InferenceServerError.code, "The server failed on this case. Please tell its operator.")
+        return None
+
+    def _complete(self, attempt: _Attempt) -> None:
+        model = self._model(attempt.task)
+        with attempt.phase(Phase.READING):
+            case = self._read(attempt.task, model)
+        result = self._engine.run(model, case, attempt.hooks)
+        with attempt.phase(Phase.WRITING):
+            key, size_bytes = self._write(result)
+        report = _report(result, attempt)
+        self._finish(attempt, key, size_bytes, report)
+
+    def _model(self, task: Task) -> Model:
+        try:
+            return self._engine.registry.get(task.model, task.version)
+        except UnknownModel as exc:
+            raise UnknownModel(
+                f"The model '{task.model}', version {task.version}, has been withdrawn since the case was sent. "
+                "Please send it again."
+            ) from exc
+
+    def _read(self, task: Task, model: Model) -> Case:
+        try:
+            with self._blobs.as_file(task.case_blob or "") as path:
+                return read_case(path, model.manifest, self._settings, parameters=task.parameters)
+        except ResultGone as exc:
+            raise InferenceServerError("The stored case is missing on the server. Please send it again.") from exc
+
+    def _write(self, result: Result) -> tuple[str, int]:
+        staged = self._blobs.stage()
+        try:
+            with disk_errors():
+                write_result(staged, result)
+                size_bytes = staged.stat().st_size
+            return self._blobs.put(staged), size_bytes
+        finally:
+            self._blobs.discard(staged)
+
+    def _finish(self, attempt: _Attempt, key: str, size_bytes: int, report: Mapping[str, Any]) -> None:
+        committed = self._commit(
+            attempt,
+            lambda: self._claims.finish(
+                attempt.claim, blob=key, size_bytes=size_bytes, report=report, device_s=attempt.device_s
+            ),
+        )
+        if committed is False:
+            self._blobs.delete(key)
+        log.info("task finished" if committed else "result dropped", extra={**_facts(attempt.task), **_timings(report)})
+
+    def _fail(self, attempt: _Attempt, problem: Problem) -> None:
+        report = {"timings_s": attempt.all_timings_s({})}
+        self._commit(attempt, lambda: self._claims.fail(attempt.claim, problem, report, attempt.device_s))
+
+    def _commit(self, attempt: _Attempt, write: Callable[[], bool]) -> bool | None:
+        """Return whether the end was written, or None if that is not known: the records could not be reached.
+
+        A write that was not acknowledged may have happened; the blob of such a result is left to housekeeping.
+        """
+        is_known = True
+        while True:
+            try:
+                written = write()
+                return written if written or is_known else None
+            except StoreUnavailable:
+                is_known = False
+            if attempt.keeper.cancelled():
+                return None
+            time.sleep(COMMIT_RETRY_S)
+
+
+def _report(result: Result, attempt: _Attempt) -> dict[str, Any]:
+    given = {"classifications": dict(result.classifications), "texts": dict(result.texts)}
+    timings_s = attempt.all_timings_s(result.report.timings_s)
+    return {**asdict(result.report), "timings_s": timings_s, **{name: value for name, value in given.items() if value}}
+
+
+def _facts(task: Task) -> dict[str, str]:
+    return {"task": task.uid, "model": task.model, "version": task.version}
+
+
+def _timings(report: Mapping[str, Any]) -> dict[str, float]:
+    return {f"{name}_s": seconds for name, seconds in report["timings_s"].items()}
+
+
+def _log_failure(attempt: _Attempt, error: BaseException) -> None:
+    """Say what failed and where, but not with which values: those may be a patient's."""
+    if attempt.keeper.cancelled():
+        log.info("task stopped", extra=_facts(attempt.task))
+    elif isinstance(error, InferenceServerError) and error.__cause__ is None:
+        log.warning("task failed", extra={**_facts(attempt.task), "code": error.code})
+    else:
+        log.error("task failed", extra={**_facts(attempt.task), **_cause(error)})
+
+
+def _cause(error: BaseException) -> dict[str, object]:
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    frames = [
+        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(root.__traceback__)
+    ]
+    return {"code": getattr(error, "code", "internal"), "error": type(root).__name__, "frames": frames}

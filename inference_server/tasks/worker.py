@@ -1,0 +1,110 @@
+"""The worker: a Celery parent process that never computes, and the children that do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+from billiard.common import REMAP_SIGTERM
+from celery import signals
+from celery.worker import WorkController, state
+from kombu import Queue
+
+from inference_server.settings import Settings
+from inference_server.tasks.children import Child, OpenEngine
+from inference_server.tasks.claims import Claims
+from inference_server.tasks.database import open_database
+from inference_server.tasks.guardian import Guardian
+from inference_server.tasks.queue import TURN, CeleryTurns, make_celery
+from inference_server.tasks.runner import Computes
+
+log = logging.getLogger(__name__)
+
+NEVER_S = 86_400.0
+
+
+def run_worker(
+    settings: Settings, *, ready: Callable[[str], None] | None = None, open_engine: OpenEngine | None = None
+) -> None:
+    """Run a worker until SIGINT or SIGTERM; must be called in the main thread.
+
+    The first signal lets running tasks finish for `drain_s`; the second, SIGQUIT, or any where the environment has
+    `REMAP_SIGTERM=SIGQUIT`, hands them back at once. Children end with the parent, however it ends.
+
+    Args:
+        settings: of the server; `broker_url` must be set.
+        ready: called once with the worker's name when all children are up and warm.
+        open_engine: makes the engine in a child; default: the one of `models.engine`.
+
+    Raises:
+        StoreUnavailable: the records cannot be reached.
+        SettingsError: there is no broker.
+    """
+    name = worker_name()
+    claims = Claims(open_database(settings.database), max_attempts=settings.max_attempts)
+    guardian = Guardian(settings, name, claims, CeleryTurns(settings), ready or (lambda _: None))
+    child = Child(settings, name, open_engine or _open_engine, guardian.announce)
+    controller = _controller(settings, name, child)
+    claims.lose(name)  # what a predecessor of the same name, in a restarted container, has left
+    _catch_signals(guardian)
+    guardian.start()
+    controller.start()
+    guardian.end(controller.exitcode or os.EX_OK)
+
+
+def worker_name() -> str:
+    """Return a name that no other running worker has."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _open_engine(settings: Settings) -> Computes:
+    from inference_server.models.engine import open_engine
+    from inference_server.models.registry import open_registry
+
+    return open_engine(settings, open_registry(settings))
+
+
+def _catch_signals(guardian: Guardian) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if guardian.draining or number == signal.SIGQUIT or REMAP_SIGTERM == "SIGQUIT":
+            guardian.end()
+        guardian.drain()
+        state.should_stop = os.EX_OK
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, stop)
+
+
+def _controller(settings: Settings, name: str, child: Child) -> WorkController:
+    app = make_celery(settings)
+    app.conf.update(
+        task_queues=[Queue(queue, routing_key=queue) for queue in settings.queue_names],
+        broker_connection_retry_on_startup=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_prefetch_count_reduction=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_lost_wait=0.0,
+        worker_prefetch_multiplier=1,
+        worker_proc_alive_timeout=NEVER_S,  # loading models takes as long as it takes; a dead child is noticed anyway
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+    )
+    app.task(name=TURN)(child.take_turn)
+    signals.worker_process_init.connect(lambda **_: child.start(), weak=False)
+    signals.setup_logging.connect(lambda **_: None, weak=False)  # logging is the entry point's
+    for noisy in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return WorkController(
+        app=app,
+        hostname=name,
+        pool="prefork",
+        concurrency=settings.worker_children,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
