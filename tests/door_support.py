@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ from inference_server.tasks.blobs import LocalBlobs
 from inference_server.tasks.case_zip import check_case
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
-from inference_server.tasks.record import Claim, Holder, Phase, Priority, Problem
+from inference_server.tasks.record import Claim, Holder, Phase, Priority, Problem, Status, Task
 from inference_server.tasks.service import Tasks
 from inference_server.tasks.store import Store
 
@@ -62,6 +64,19 @@ def case(images: int = 1, meta: Mapping[str, Any] | None = None) -> bytes:
     """Return a case as MIM's extension sends it."""
     members: dict[str, bytes | str] = {f"tmp_{number:04d}.nii.gz": image() for number in range(images)}
     return zipped({**members, **({"meta.json": json.dumps(meta)} if meta else {})})
+
+
+def queued_task() -> Task:
+    """Return a task that waits."""
+    fixed: dict[str, Any] = {"uid": "0af3", "model": "one", "version": "1", "digest": "d", "queue": "default"}
+    more: dict[str, Any] = {
+        "dialect": "mim",
+        "token": "anonymous",
+        "priority": Priority.NORMAL,
+        "status": Status.QUEUED,
+    }
+    numbers: dict[str, Any] = {"revision": 1, "attempts": 0, "created_at": 1.7e9, "case_size_bytes": 10}
+    return Task(**fixed, **more, **numbers, case_blob="b", parameters={}, outputs=())
 
 
 def part(name: str, content: bytes | str, file_name: str | None = None) -> bytes:
@@ -121,6 +136,15 @@ class FakeModels:
         return {Path("/srv/models/half"): "The bundle has no weights."}
 
 
+@functools.cache
+def empty_records() -> bytes:
+    """Return a migrated database without tasks: migrating takes longer than most tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "records.sqlite")
+        open_database(f"sqlite:///{path}").close()
+        return path.read_bytes()
+
+
 class Hands:
     """A worker's hands, on the records and blobs of a data folder."""
 
@@ -163,6 +187,7 @@ class Doors(Hands):
     """An application on a data folder of its own, with a worker's hands to move its tasks on."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
+        (folder / "records.sqlite").write_bytes(empty_records())
         super().__init__(Settings(**{"data_dir": folder, "disk_low_bytes": 0, **settings}))
         self.store = Store(self.database, queue_limit=self.settings.queue_limit)
         self.turns = FakeTurns()

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from door_support import Doors
+from door_support import queued_task
 
 from inference_server.api.mim.codec import (
     Answer,
@@ -36,8 +36,8 @@ POLL = {
 
 
 @pytest.fixture
-def task(doors: Doors) -> Task:
-    return doors.tasks.get(doors.submitted())
+def task() -> Task:
+    return queued_task()
 
 
 def said(answer: Answer | None) -> tuple[int, str, str]:

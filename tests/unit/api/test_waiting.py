@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from door_support import Doors
+from door_support import queued_task
 
 from inference_server.api.waiting import Waits
 from inference_server.tasks.record import Status, Task
@@ -37,8 +37,8 @@ class Never:
 
 
 @pytest.fixture
-def task(doors: Doors) -> Task:
-    return doors.tasks.get(doors.submitted())
+def task() -> Task:
+    return queued_task()
 
 
 def test_nobody_waits_who_does_not_ask_to(task: Task) -> None:
