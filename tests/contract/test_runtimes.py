@@ -153,3 +153,26 @@ def test_a_case_is_not_modified(make_runtime_of: MakeRuntime) -> None:
     volume.array.setflags(write=False)
     run(runtime, Case({"image": volume}))
     np.testing.assert_array_equal(volume.array, before)
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAI", "SLA"])
+def test_our_restore_decides_as_the_bundles_own_postprocessing_does(
+    make_runtime_of: MakeRuntime, tmp_path: Path, codes: str
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        "weight": torch.randn(3, 1, 3, 3, 3, generator=generator),
+        "bias": torch.tensor([0.5, 0.0, 0.0]),
+    }
+    linear = {**INVERT, "nearest_interp": False}
+    parts = {"network": conv(1, 3, 3), "state": state, "transforms": (*LOAD, ORIENT, SPACING)}
+    ours = make_runtime_of(**parts, post=(SOFTMAX, linear, ARGMAX))
+    folder = Bundle(**parts, post=(SOFTMAX, linear, ARGMAX, FILTER)).write(tmp_path / "own")  # type: ignore[arg-type]
+    own = make_runtime(read_model(folder))
+    own.load(torch.device("cpu"))
+    geometry = axis_geometry(codes)
+    noise = np.random.default_rng(0).normal(size=geometry.shape).astype(np.float32)
+    case = Case({"image": Volume(noise, geometry)})
+    (found,), (expected,) = run(ours, case), run(own, case)
+    assert len(np.unique(expected.labels.array)) == 3
+    assert np.mean(found.labels.array == expected.labels.array) >= 0.999
