@@ -55,6 +55,7 @@ class Guardian:
         self._is_ready = False
         self._owes = False
         self._refused = False
+        self._one_at_a_time = threading.Lock()
         self._drain_until: float | None = None
 
     def announce(self, what: str, pid: int) -> None:
@@ -82,10 +83,12 @@ class Guardian:
         """
         if os.getpid() != self._pid:  # a signal that reached a child before it set its own handlers
             os._exit(status)
+        self._one_at_a_time.acquire()  # for good: whoever dies from here on is not lost
         self._listen(0.0)
-        _kill_groups(self._children)
-        _await_deaths(self._children, time.monotonic() + KILL_LIMIT_S)
         try:
+            self._bury()
+            _kill_groups(self._children)
+            _await_deaths(self._children, time.monotonic() + KILL_LIMIT_S)
             self._send_turns(self._claims.hand_back(self._worker))
         except StoreUnavailable:
             log.warning("claims are left to housekeeping", extra={"worker": self._worker})
@@ -96,9 +99,10 @@ class Guardian:
     def _watch(self) -> None:
         try:
             while True:
-                self._listen(POLL_S)
-                self._bury()
-                self._return_claims()
+                with self._one_at_a_time:
+                    self._listen(POLL_S)
+                    with _FORK_GATE, suppress(StoreUnavailable):
+                        self._bury()
                 if self._drain_until is not None and time.monotonic() > self._drain_until:
                     break
         finally:
@@ -134,16 +138,15 @@ class Guardian:
             self._children -= dead
             self._warm -= dead
             self._owes = True
+        if self._owes:
+            self._return_claims()
+            self._owes = False
 
     def _return_claims(self) -> None:
-        if not self._owes:
-            return
-        with suppress(StoreUnavailable), _FORK_GATE:
-            lost = self._claims.lose(self._worker, alive_pids=self._children)
-            self._owes = False
-            if lost:
-                log.warning("tasks lost with their child", extra={"worker": self._worker, "tasks": lost})
-                self._send_turns(len(lost))
+        lost = self._claims.lose(self._worker, alive_pids=self._children)
+        if lost:
+            log.warning("tasks lost with their child", extra={"worker": self._worker, "tasks": lost})
+            self._send_turns(len(lost))
 
     def _send_turns(self, count: int) -> None:
         for queue in self._settings.queue_names:

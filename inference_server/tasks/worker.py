@@ -11,6 +11,8 @@ from types import FrameType
 
 from billiard.common import REMAP_SIGTERM
 from celery import signals
+from celery.concurrency.asynpool import AsynPool
+from celery.concurrency.prefork import TaskPool
 from celery.worker import WorkController, state
 from kombu import Queue
 
@@ -25,6 +27,23 @@ from inference_server.tasks.runner import Computes
 log = logging.getLogger(__name__)
 
 NEVER_S = 86_400.0
+CHILD_POLL_S = 0.1
+
+
+class _Children(AsynPool):  # type: ignore[misc]
+    """Celery's pool, which looks for dead children more often than every 5 s.
+
+    It is told of a death by a pipe that closes a moment before the process can be waited for, and then waits for its
+    next look before it starts another child and lets go of the dead one's message.
+    """
+
+    @property
+    def timers(self) -> dict[Callable[[], None], float]:
+        return {self.maintain_pool: CHILD_POLL_S}
+
+
+class _Pool(TaskPool):  # type: ignore[misc]
+    Pool = _Children
 
 
 def run_worker(
@@ -88,7 +107,7 @@ def _controller(settings: Settings, name: str, child: Child) -> WorkController:
         worker_enable_prefetch_count_reduction=False,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
-        worker_lost_wait=0.0,
+        worker_lost_wait=CHILD_POLL_S,
         worker_prefetch_multiplier=1,
         worker_proc_alive_timeout=NEVER_S,  # loading models takes as long as it takes; a dead child is noticed anyway
         worker_redirect_stdouts=False,
@@ -102,7 +121,7 @@ def _controller(settings: Settings, name: str, child: Child) -> WorkController:
     return WorkController(
         app=app,
         hostname=name,
-        pool="prefork",
+        pool=_Pool,
         concurrency=settings.worker_children,
         without_gossip=True,
         without_mingle=True,
