@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
 import subprocess
 import time
@@ -37,6 +38,15 @@ class Redis:
         self._process.kill()
         self._process.wait()
         self.socket.unlink(missing_ok=True)
+
+    def pause(self) -> None:
+        """Let it hang without closing its connections."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as client:
