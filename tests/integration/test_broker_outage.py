@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Redis
+from broker import Redis
 from servers import Server, Worker, settings_for, until
 from stand_in import MODEL
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Redis
+from broker import Redis
 from servers import ARRAY, Server, Worker, is_alive, settings_for, until
 
 from inference_server.imaging.volume import IDENTITY
