@@ -9,6 +9,9 @@ import structlog
 
 from inference_server.settings import Settings
 
+NOISY = ("alembic", "celery", "httpx", "kombu")
+"""Libraries whose everyday news says nothing to an operator."""
+
 
 def configure_logging(settings: Settings) -> None:
     """Send every log record of the process to standard error, as coloured lines or as JSON (`log_json`)."""
@@ -27,6 +30,8 @@ def configure_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
+    for noisy in NOISY:
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def _renderers(as_json: bool) -> list[structlog.types.Processor]:
