@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -15,10 +15,7 @@ from inference_server.models.bundle import Activation, default_color
 from inference_server.models.case import Case, Segmentation
 from inference_server.models.manifest import LabelName, Manifest
 from inference_server.models.runtimes.base import Prediction
-from inference_server.models.sampling import Affine, Sampler, Size, make_sampler
-
-SLAB_BYTES = 2 * 1024**2
-"""Size of the arrays that are worked on at a time: small enough for a processor's cache."""
+from inference_server.models.sampling import SLAB_BYTES, Affine, Sampler, Size, make_sampler, parts
 
 
 def restore_scores(
@@ -69,7 +66,7 @@ def _classes(scores: torch.Tensor, sampler: Sampler, case: Case, manifest: Manif
     labels = np.empty(_contour_shape(case), _dtype(classes - 1))
     view = sampler.arrange(_writable(labels))
     rows, chunk = _steps(sampler.shape, classes)
-    for part in _parts(sampler.shape[0], rows):
+    for part in parts(sampler.shape[0], rows):
         view[part] = _keep_covered(_best_class(scores, sampler, part, chunk), sampler, part)
     return _segmentation(manifest.id, labels, case, _names(manifest, range(1, classes)))
 
@@ -79,7 +76,7 @@ def _best_class(scores: torch.Tensor, sampler: Sampler, rows: slice, chunk: int)
     kind = torch.uint8 if len(scores) <= 256 else torch.int16
     best = torch.empty(0)
     label = torch.empty(0, dtype=kind)
-    for part in _parts(len(scores), chunk):
+    for part in parts(len(scores), chunk):
         for value, values in enumerate(sampler.sample(scores[part], rows), part.start):
             if value == 0:
                 best, label = values, torch.zeros(values.shape, dtype=kind)
@@ -95,9 +92,9 @@ def _structures(scores: torch.Tensor, sampler: Sampler, case: Case, manifest: Ma
     for value, name in _file_names(manifest, len(scores)).items():
         labels = np.empty(_contour_shape(case), _dtype(value))
         view = sampler.arrange(_writable(labels))
-        for part in _parts(sampler.shape[0], rows):
+        for part in parts(sampler.shape[0], rows):
             above = sampler.sample(scores[value - 1 : value], part)[0] > manifest.threshold
-            view[part] = _keep_covered(above.to(torch.int16) * value, sampler, part)
+            view[part] = _keep_covered(above.to(view.dtype) * value, sampler, part)
         found.append(_segmentation(name, labels, case, _names(manifest, [value])))
     return tuple(found)
 
@@ -106,7 +103,7 @@ def _nearest(channel: torch.Tensor, sampler: Sampler, case: Case) -> torch.Tenso
     """Return the label nearest to each voxel of the case; exact for labels that already lie on its grid."""
     labels = torch.empty(case.reference.geometry.shape, dtype=torch.int32)
     view = sampler.arrange(labels)
-    for part in _parts(sampler.shape[0], _steps(sampler.shape, 1)[0]):
+    for part in parts(sampler.shape[0], _steps(sampler.shape, 1)[0]):
         view[part] = _keep_covered(sampler.nearest(channel, part)[0].to(torch.int32), sampler, part)
     return labels
 
@@ -122,7 +119,7 @@ def _activate(scores: torch.Tensor, activation: Activation | None) -> None:
     if activation is None:
         return
     rows, _ = _steps((scores.shape[1], scores.shape[2], scores.shape[3]), 1)
-    for part in _parts(scores.shape[1], rows):
+    for part in parts(scores.shape[1], rows):
         block = scores[:, part]
         scores[:, part] = block.float().softmax(0) if activation == "softmax" else block.sigmoid()
 
@@ -180,7 +177,3 @@ def _steps(shape: Size, classes: int) -> tuple[int, int]:
     row_bytes = 4 * shape[1] * shape[2]
     chunk = min(classes, max(1, SLAB_BYTES // row_bytes))
     return max(1, SLAB_BYTES // (row_bytes * chunk)), chunk
-
-
-def _parts(count: int, step: int) -> Iterator[slice]:
-    return (slice(first, min(first + step, count)) for first in range(0, count, step))

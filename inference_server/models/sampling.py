@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -19,6 +19,8 @@ Size = tuple[int, int, int]
 ALIGNED_VOXELS = 1e-2
 """Two grids count as parallel where this is the most that their axes drift apart, in source voxels."""
 SNAP_VOXELS = 1e-4
+SLAB_BYTES = 2 * 1024**2
+"""Size of the arrays that are worked on at a time: small enough for a processor's cache."""
 BORDER_VOXELS = 0.51
 """A voxel lies outside the source when its centre is farther than this from the outermost source centres."""
 
@@ -92,8 +94,40 @@ def interpolate(source: torch.Tensor, axes: Axes, *, rows: slice = slice(None)) 
     """
     first, second, last = axes
     block = source[:, rows] if first.exact else _lerp(source, first[rows], dim=1)
-    block = block if second.exact else _lerp(block, second, dim=2)
-    return block.float() if last.exact else block.float() @ last.matrix
+    if len(second) > second.size:  # what makes the block larger comes last
+        return _along_second(_along_last(block, last), second)
+    return _along_last(_along_second(block, second), last)
+
+
+def _along_second(block: torch.Tensor, axis: Axis) -> torch.Tensor:
+    return block.float() if axis.exact else _lerp(block, axis, dim=2)
+
+
+def _along_last(block: torch.Tensor, axis: Axis) -> torch.Tensor:
+    return block.float() if axis.exact else block.float() @ axis.matrix
+
+
+def resample(source: torch.Tensor, axes: Axes) -> torch.Tensor:
+    """Interpolate linearly along three axes, in slabs that fit a processor's cache.
+
+    Args:
+        source: ``(C, A, B, C)`` floating. Not modified.
+        axes: samples along A, B and C.
+
+    Returns:
+        ``(C, len(axes[0]), len(axes[1]), len(axes[2]))`` float32.
+    """
+    size = (len(axes[0]), len(axes[1]), len(axes[2]))
+    output = torch.empty(len(source), *size)
+    widest = max(size[1], source.shape[2]) * max(size[2], source.shape[3])
+    for rows in parts(size[0], max(1, SLAB_BYTES // (4 * widest * len(source)))):
+        output[:, rows] = interpolate(source, axes, rows=rows)
+    return output
+
+
+def parts(count: int, step: int) -> Iterator[slice]:
+    """Cut a range into slices of `step`, the last one being shorter."""
+    return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
 def _lerp(source: torch.Tensor, axis: Axis, *, dim: int) -> torch.Tensor:

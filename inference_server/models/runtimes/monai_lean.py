@@ -16,7 +16,7 @@ from monai.transforms import (
     Spacingd,
 )
 
-from inference_server.models.sampling import Axes, Axis, interpolate, parallel_axes
+from inference_server.models.sampling import Axes, Axis, parallel_axes, resample
 
 Step = Callable[[dict[Any, Any]], dict[Any, Any]]
 
@@ -84,7 +84,7 @@ def _resampled(image: MetaTensor, affine: torch.Tensor, matrix: np.ndarray, size
     order = sorted(range(3), key=lambda axis: -image.stride(axis + 1))
     plain = image.as_tensor().float().permute(0, *(axis + 1 for axis in order))
     ordered: Axes = (axes[order[0]], axes[order[1]], axes[order[2]])
-    sampled = interpolate(plain, ordered).permute(0, *(order.index(axis) + 1 for axis in range(3)))
+    sampled = resample(plain, ordered).permute(0, *(order.index(axis) + 1 for axis in range(3)))
     resampled = _like(image, sampled)
     resampled.affine = torch.as_tensor(affine, dtype=torch.float64)
     return cast(MetaTensor, resampled)

@@ -88,9 +88,11 @@ def _ensures_channel(loader: GivenImages | LoadImaged) -> bool:
 
 def _all_channels(case: Case, manifest: Manifest) -> list[Volume]:
     """Return the case's volumes in the manifest's order; an optional one that was not sent is zero everywhere."""
-    reference = case.reference
-    missing = Volume(np.zeros_like(reference.array), reference.geometry)
-    return [case.channels.get(channel.name, missing) for channel in manifest.channels]
+    return [case.channels.get(channel.name) or _blank(case.reference) for channel in manifest.channels]
+
+
+def _blank(like: Volume) -> Volume:
+    return Volume(np.zeros_like(like.array), like.geometry)
 
 
 def _array(volume: Volume) -> torch.Tensor:
