@@ -20,8 +20,9 @@ def parts(supervisor: int) -> list[psutil.Process]:
     return psutil.Process(supervisor).children(recursive=True)
 
 
-def part(supervisor: int, name: str) -> psutil.Process:
-    return next(p for p in psutil.Process(supervisor).children() if name in p.cmdline())
+def part(supervisor: int, name: str) -> psutil.Process | None:
+    running = (p for p in psutil.Process(supervisor).children() if p.status() != psutil.STATUS_ZOMBIE)
+    return next((p for p in running if name in p.cmdline()), None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -55,9 +56,10 @@ def test_a_part_that_dies_is_restarted_and_no_task_is_lost(name: str, models: Pa
     ):
         uids = [client.submit("slow", [box]).uid for _ in range(4)]
         dead = part(server.pid, name)
+        assert dead
         dead.kill()
         deadline = time.monotonic() + 30
-        while not [p for p in psutil.Process(server.pid).children() if name in p.cmdline() and p != dead]:
+        while part(server.pid, name) in (None, dead):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert {client.wait(uid, timeout_s=120).status for uid in uids} == {"finished"}
