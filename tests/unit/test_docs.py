@@ -56,3 +56,14 @@ def test_every_route_is_described(tmp_path: Path) -> None:
     routes = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in application.url_map.iter_rules()}
     ours = {route for route in routes if not route.startswith(("/static", "/docs/", "/openapi/"))}
     assert not [route for route in sorted(ours) if route not in described]
+
+
+def test_the_manifest_of_the_models_page_is_a_valid_one() -> None:
+    import yaml
+
+    from inference_server.models.manifest import Manifest, parse_manifest
+
+    [written] = re.findall(r"^```yaml\n(.*?)^```", page("models.md"), re.MULTILINE | re.DOTALL)
+    manifest = parse_manifest(yaml.safe_load(written))
+    assert manifest.labels[1].name == "LIVER"
+    assert set(manifest.model_fields_set) <= set(Manifest.model_fields)
