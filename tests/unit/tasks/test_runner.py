@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from case_zips import image, model, zipped
+from records import HOLDER
+
+from inference_server.errors import (
+    InferenceServerError,
+    InvalidVolume,
+    ModelLoadError,
+    OutOfMemory,
+    StoreUnavailable,
+    UnknownModel,
+)
+from inference_server.imaging.volume import Volume
+from inference_server.models.case import Case, Report, Result, Segmentation
+from inference_server.models.hooks import Hooks
+from inference_server.models.manifest import LabelName, Manifest
+from inference_server.models.registry import Model
+from inference_server.settings import Settings
+from inference_server.tasks.blobs import LocalBlobs
+from inference_server.tasks.claims import Claims
+from inference_server.tasks.database import Database
+from inference_server.tasks.record import Claim, NewTask, Problem, Status, Task, new_uid
+from inference_server.tasks.result_zip import read_result
+from inference_server.tasks.runner import Runner
+from inference_server.tasks.store import Store
+
+Compute = Callable[[Case, Hooks], Result]
+
+
+def bright(case: Case, hooks: Hooks) -> Result:
+    """Mark what is above 10."""
+    for phase in ("loading", "preparing"):
+        hooks.phase(phase)
+    hooks.phase("predicting")
+    with hooks.hold():
+        hooks.progress(1.0)
+    hooks.phase("restoring")
+    volume = case.reference
+    labels = Volume((volume.array > 10).astype(np.uint8), volume.geometry, volume.nifti_header)
+    report = Report("m", "1.0.0", "d1", "cpu", "float32", {"predicting": 0.25}, notes=("Directions were assumed.",))
+    return Result((Segmentation("labels", labels, {1: LabelName(name="BRIGHT")}),), {"benign": 0.75}, report=report)
+
+
+class Engine:
+    """Models that do what a test says."""
+
+    device = "cpu"
+
+    def __init__(self, manifests: Mapping[str, Manifest] | None = None) -> None:
+        self.manifests = dict(manifests or {"1.0.0": model()})
+        self.compute: Compute = bright
+        self.loaded: list[tuple[str, str]] = []
+        self.broken: set[str] = set()
+
+    @property
+    def registry(self) -> Engine:
+        return self
+
+    def get(self, id: str, version: str | None = None) -> Model:  # noqa: A002
+        if id != "m" or version not in self.manifests:
+            raise UnknownModel
+        return Model(self.manifests[version], Path(), "d1")
+
+    def models(self) -> tuple[Model, ...]:
+        return tuple(Model(manifest, Path(), "d1") for manifest in self.manifests.values())
+
+    def run(self, model: Model, case: Case, hooks: Hooks) -> Result:
+        return self.compute(case, hooks)
+
+    def load(self, model: Model, hooks: Hooks) -> None:
+        if model.id in self.broken:
+            raise ModelLoadError
+        self.loaded.append((model.id, model.version))
+
+
+class Bench:
+    """A runner on real records and files."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.settings = Settings(data_dir=folder, lease_s=60.0)
+        self.store, self.claims, self.engine = Store(database), Claims(database), Engine()
+        self.blobs = LocalBlobs(folder / "blobs")
+
+    def claim(self, members: Mapping[str, Any] | None = None, **changes: Any) -> Claim:
+        key = self.blobs.put(zipped(self.blobs.stage(), members or {"tmp_0000.nii.gz": image()}))
+        given = {"model": "m", "version": "1.0.0", "case_blob": key, **changes}
+        self.store.add(
+            NewTask(uid=new_uid(), digest="d1", queue="default", dialect="native", case_size_bytes=1, **given)
+        )
+        claim = self.claims.claim(["default"], HOLDER, 60.0)
+        assert claim is not None
+        return claim
+
+    def run(self, claim: Claim, claims: Claims | None = None) -> Task:
+        Runner(self.settings, claims or self.claims, self.blobs, self.engine).run(claim)
+        return self.store.get(claim.task.uid)
+
+    def problem(self, claim: Claim) -> Problem:
+        task = self.run(claim)
+        assert task.status is Status.FAILED
+        assert task.problem is not None
+        return task.problem
+
+    def keys(self) -> set[str]:
+        return set(self.blobs.older_than(-1.0))
+
+
+@pytest.fixture
+def bench(database: Database, tmp_path: Path) -> Bench:
+    return Bench(database, tmp_path)
+
+
+def raising(error: BaseException) -> Compute:
+    def compute(case: Case, hooks: Hooks) -> Result:
+        raise error
+
+    return compute
+
+
+def test_the_result_is_stored_and_committed_with_how_it_was_made(bench: Bench) -> None:
+    task = bench.run(bench.claim())
+    assert task.status is Status.FINISHED
+    with bench.blobs.as_file(task.result_blob or "") as path:
+        assert path.stat().st_size == task.result_size_bytes
+        (segmentation,) = read_result(path)
+    assert int((segmentation.labels.array == 1).sum()) == 13  # of 0 … 23
+    timings_s = task.report["timings_s"]
+    assert set(timings_s) == {"queued", "device_wait", "reading", "writing", "predicting"}
+    assert 0.2 < timings_s["predicting"] <= 0.25
+    assert task.report["classifications"] == {"benign": 0.75}
+    assert task.report["notes"] == ["Directions were assumed."]
+    assert (task.report["device"], task.report["precision"]) == ("cpu", "float32")
+
+
+@pytest.mark.parametrize("error", [InvalidVolume("Too flat."), OutOfMemory(), ModelLoadError("Broken.")])
+def test_an_error_with_a_code_is_told_as_it_is(bench: Bench, error: InferenceServerError) -> None:
+    bench.engine.compute = raising(error)
+    assert bench.problem(bench.claim()) == Problem(error.code, error.message)
+
+
+def test_memory_that_runs_out_anywhere_is_told(bench: Bench) -> None:
+    bench.engine.compute = raising(MemoryError())
+    assert bench.problem(bench.claim()).code == "out_of_memory"
+
+
+def test_any_other_error_is_told_in_one_neutral_sentence_and_logged_without_values(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.engine.compute = raising(KeyError("DOE^JANE"))
+    with caplog.at_level(logging.DEBUG):
+        problem = bench.problem(bench.claim())
+    assert problem == Problem("internal", "The server failed on this case. Please tell its operator.")
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.__dict__["error"] == "KeyError"
+    assert any("test_runner.py" in frame and "compute" in frame for frame in record.__dict__["frames"])
+    assert "DOE^JANE" not in str([vars(record) for record in caplog.records])
+    assert "DOE^JANE" not in caplog.text
+
+
+def test_a_case_that_cannot_be_read_fails_as_at_the_door(bench: Bench) -> None:
+    array = np.full((4, 3, 2), np.nan, np.float32)
+    assert bench.problem(bench.claim({"tmp_0000.nii.gz": image(array)})).code == "invalid_volume"
+
+
+def test_a_case_whose_bytes_are_gone_is_asked_for_again(bench: Bench) -> None:
+    problem = bench.problem(bench.claim(case_blob=new_uid()))
+    assert problem == Problem("internal", "The stored case is missing on the server. Please send it again.")
+
+
+def test_a_version_that_was_withdrawn_is_named(bench: Bench) -> None:
+    problem = bench.problem(bench.claim(version="0.9.0"))
+    assert problem.code == "unknown_model"
+    assert problem.message.startswith("The model 'm', version 0.9.0, has been withdrawn since the case was sent.")
+
+
+def test_a_result_nobody_waits_for_is_dropped(bench: Bench) -> None:
+    claim = bench.claim()
+    before = bench.keys()
+
+    def cancelled_meanwhile(case: Case, hooks: Hooks) -> Result:
+        bench.store.cancel(claim.task.uid)
+        return bright(case, hooks)
+
+    bench.engine.compute = cancelled_meanwhile
+    assert bench.run(claim).status is Status.CANCELLED
+    assert bench.keys() == before
+
+
+def test_nothing_stays_staged_when_the_result_cannot_be_written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, result: Result) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("inference_server.tasks.runner.write_result", full)
+    claim = bench.claim()
+    before = bench.keys()
+    assert bench.problem(claim).code == "storage_full"
+    assert bench.keys() == before
+
+
+class Flaky(Claims):
+    """Records that are away at the first commit; `after` that they were written, or before."""
+
+    after = False
+    failures = 1
+
+    def finish(self, claim: Claim, **result: Any) -> bool:
+        written = self.after and super().finish(claim, **result)
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailable
+        return written or super().finish(claim, **result)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_commit_that_was_not_acknowledged_is_tried_again_and_loses_no_result(
+    bench: Bench, database: Database, after: bool
+) -> None:
+    claims = Flaky(database)
+    claims.after = after
+    task = bench.run(bench.claim(), claims)
+    assert task.status is Status.FINISHED
+    with bench.blobs.as_file(task.result_blob or "") as path:
+        assert read_result(path)
+
+
+def test_the_newest_version_of_each_model_of_the_queues_is_loaded_before_the_first_case(bench: Bench) -> None:
+    declared = [
+        model(id="a", version="2.0"),
+        model(id="a", version="1.0"),
+        model(id="broken"),
+        model(id="elsewhere", queue="large"),
+        model(id="rare", preload=False),
+        model(id="z"),
+    ]
+    bench.engine.manifests = {str(number): manifest for number, manifest in enumerate(declared)}
+    bench.engine.broken = {"broken"}
+    Runner(bench.settings, bench.claims, bench.blobs, bench.engine).preload()
+    assert sorted(bench.engine.loaded) == [("a", "2.0"), ("z", "1.0.0")]
