@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from enum import StrEnum
@@ -12,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from inference_server.errors import BadRequest, ModelLoadError
 
-Color = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
+Shade = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[Shade, Shade, Shade]
 ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
@@ -159,7 +161,10 @@ class Manifest(Declared):
         for name in given:
             if name not in declared:
                 known = ", ".join(declared) or "none"
-                raise BadRequest(f"The model '{self.id}' has no parameter '{str(name)[:50]}'. Its parameters: {known}.", field=str(name)[:50])
+                unknown = str(name)[:50]
+                raise BadRequest(
+                    f"The model '{self.id}' has no parameter '{unknown}'. Its parameters: {known}.", field=unknown
+                )
         checked = {name: declared[name].check(value) for name, value in given.items()}
         defaults = {p.name: p.default for p in self.parameters if p.default is not None}
         return {**defaults, **checked}
@@ -196,4 +201,4 @@ def _as_number(value: Any) -> float | None:
         number = float(value)
     except (TypeError, ValueError):
         return None
-    return number if number == number and abs(number) != float("inf") else None
+    return number if math.isfinite(number) else None
