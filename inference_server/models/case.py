@@ -19,8 +19,8 @@ ParameterValue = float | int | str | bool
 class Case:
     """One case, as a model gets it.
 
-    `channels` and `contours` map names to volumes (channels in the manifest's order; contours are boolean volumes on the
-    contour grid), `points` to (N, 3) float64 arrays in LPS mm, `transforms` to 4 x 4 float64 matrices, `dicom_tags`
+    `channels` and `contours` map names to volumes (channels in the manifest's order; contours are boolean volumes on
+    the contour grid), `points` to (N, 3) float64 arrays in LPS mm, `transforms` to 4 x 4 float64 matrices, `dicom_tags`
     a channel's name to its tags (decimal tag to text). `scaling_factor` is (z, y, x).
     """
 

@@ -113,8 +113,8 @@ class Manifest(Declared):
     channels: tuple[Channel, ...] = Field((Channel(),), min_length=1)
     labels: Mapping[int, LabelName] = Field(default_factory=dict)
     restore: Literal["argmax", "threshold", "labels"] = "argmax"
-    """`argmax`: exclusive classes, class 0 is background. `threshold`: channel i is label i + 1, and structures may overlap;
-    each gets a segmentation of its own. `labels`: the model gives integer labels itself."""
+    """`argmax`: exclusive classes, class 0 is background. `threshold`: channel i is label i + 1, and structures may
+    overlap; each gets a segmentation of its own. `labels`: the model gives integer labels itself."""
     threshold: float = Field(0.5, gt=0, lt=1)
     parameters: tuple[Parameter, ...] = ()
     dimensions: Literal[2, 3] = 3
