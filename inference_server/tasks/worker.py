@@ -28,6 +28,12 @@ log = logging.getLogger(__name__)
 
 NEVER_S = 86_400.0
 CHILD_POLL_S = 0.1
+NOISE = {
+    "celery.worker.strategy": logging.WARNING,  # a line for every turn
+    "celery.app.trace": logging.WARNING,
+    "celery.worker.request": logging.CRITICAL,  # a traceback of its own code for every child that died
+}
+"""What Celery says less of: the guardian and the runner log what matters."""
 
 
 class _Children(AsynPool):  # type: ignore[misc]
@@ -116,8 +122,8 @@ def _controller(settings: Settings, name: str, child: Child) -> WorkController:
     app.task(name=TURN)(child.take_turn)
     signals.worker_process_init.connect(lambda **_: child.start(), weak=False)
     signals.setup_logging.connect(lambda **_: None, weak=False)  # logging is the entry point's
-    for noisy in ("celery.worker.strategy", "celery.app.trace"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisy, level in NOISE.items():
+        logging.getLogger(noisy).setLevel(level)
     return WorkController(
         app=app,
         hostname=name,
