@@ -83,7 +83,11 @@ class Guardian:
         """
         if os.getpid() != self._pid:  # a signal that reached a child before it set its own handlers
             os._exit(status)
-        self._one_at_a_time.acquire()  # for good: whoever dies from here on is not lost
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_IGN)
+        # For good: whoever dies from here on is not lost. Not for ever: the signal may have come while this thread forks,
+        # which the guardian's thread may be waiting for.
+        self._one_at_a_time.acquire(timeout=KILL_LIMIT_S)
         self._listen(0.0)
         try:
             self._bury()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,11 +99,17 @@ class Server:
 class Worker:
     """A worker process of its own."""
 
-    def __init__(self, server: Server, log: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        log: Path,
+        environment: dict[str, str] | None = None,
+        command: Sequence[str] = (str(STAND_IN),),
+    ) -> None:
         self._log = log
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, str(STAND_IN)],
+                [sys.executable, *command],
                 env={**os.environ, **server.settings.environment(), **(environment or {})},
                 stdout=subprocess.PIPE,
                 stderr=stderr,
