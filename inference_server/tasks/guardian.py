@@ -55,6 +55,7 @@ class Guardian:
         self._is_ready = False
         self._owes = False
         self._refused = False
+        self._ending = False
         self._one_at_a_time = threading.Lock()
         self._drain_until: float | None = None
 
@@ -85,8 +86,9 @@ class Guardian:
             os._exit(status)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
-        # For good: whoever dies from here on is not lost. Not for ever: the signal may have come while this thread forks,
-        # which the guardian's thread may be waiting for.
+        self._ending = True
+        # For good: whoever dies from here on is not lost. But with a limit: if the signal came while this thread forks,
+        # the guardian's thread may be waiting for the fork.
         self._one_at_a_time.acquire(timeout=KILL_LIMIT_S)
         self._listen(0.0)
         try:
@@ -102,7 +104,7 @@ class Guardian:
 
     def _watch(self) -> None:
         try:
-            while True:
+            while not self._ending:
                 with self._one_at_a_time:
                     self._listen(POLL_S)
                     with _FORK_GATE, suppress(StoreUnavailable):
