@@ -22,7 +22,6 @@ from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
 from inference_server.tasks.guardian import Guardian
 from inference_server.tasks.queue import TURN, CeleryTurns, make_celery
-from inference_server.tasks.runner import Computes
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ def run_worker(
     name = worker_name()
     claims = Claims(open_database(settings.database), max_attempts=settings.max_attempts)
     guardian = Guardian(settings, name, claims, CeleryTurns(settings), ready or (lambda _: None))
-    child = Child(settings, name, open_engine or _open_engine, guardian.announce)
+    child = Child(settings, name, open_engine or _engine_opener(), guardian.announce)
     controller = _controller(settings, name, child)
     claims.lose(name)  # what a predecessor of the same name, in a restarted container, has left
     _catch_signals(guardian)
@@ -86,11 +85,15 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _open_engine(settings: Settings) -> Computes:
+def _engine_opener() -> OpenEngine:
+    """Import the model libraries here, once: children share them, and a new child is up in a fraction of a second.
+
+    Only importing is safe before a fork; a forward pass in this process would hang every child.
+    """
     from inference_server.models.engine import open_engine
     from inference_server.models.registry import open_registry
 
-    return open_engine(settings, open_registry(settings))
+    return lambda settings: open_engine(settings, open_registry(settings))
 
 
 def _catch_signals(guardian: Guardian) -> None:
