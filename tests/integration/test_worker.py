@@ -119,10 +119,9 @@ def test_what_a_model_has_started_ends_with_it(server: Server, worker: Worker) -
 def test_a_model_that_hangs_with_the_global_lock_held_is_ended(server: Server, worker: Worker) -> None:
     children = worker.children()
     uid = server.submit("hold_gil")
-    server.running(uid)
+    until(lambda: "Timeout" in worker.log)  # written from C
     server.store.cancel(uid)
     until(lambda: worker.children() - children)
-    assert "Timeout" in worker.log  # written from C
     assert server.ended(server.submit()).status is Status.FINISHED
 
 
