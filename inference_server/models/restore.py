@@ -15,7 +15,8 @@ from inference_server.models.bundle import Activation, default_color
 from inference_server.models.case import Case, Segmentation
 from inference_server.models.manifest import LabelName, Manifest
 from inference_server.models.runtimes.base import Prediction
-from inference_server.models.sampling import SLAB_BYTES, Affine, Sampler, Size, make_sampler, parts
+from inference_server.models.sampling import Affine, Sampler, Size, make_sampler
+from inference_server.models.slabs import SLAB_BYTES, for_each_slab, parts
 
 
 def restore_scores(
@@ -32,13 +33,12 @@ def restore_scores(
     """
     scores, case = prediction.scores, prediction.prepared.case
     sampler = _sampler(prediction.prepared.affine, _size(scores), case)
-    with torch.inference_mode():
-        if manifest.restore == "threshold":
-            _activate(scores, activation)
-            return _structures(scores, sampler, case, manifest)
-        if not sampler.exact:  # where nothing is interpolated, scores and probabilities have the same maximum
-            _activate(scores, activation)
-        return (_classes(scores, sampler, case, manifest),)
+    if manifest.restore == "threshold":
+        _activate(scores, activation)
+        return _structures(scores, sampler, case, manifest)
+    if not sampler.exact:  # where nothing is interpolated, scores and probabilities have the same maximum
+        _activate(scores, activation)
+    return (_classes(scores, sampler, case, manifest),)
 
 
 def restore_labels(labels: torch.Tensor, affine: Affine, case: Case, manifest: Manifest) -> tuple[Segmentation, ...]:
@@ -64,10 +64,13 @@ def restore_labels(labels: torch.Tensor, affine: Affine, case: Case, manifest: M
 def _classes(scores: torch.Tensor, sampler: Sampler, case: Case, manifest: Manifest) -> Segmentation:
     classes = len(scores)
     labels = np.empty(_contour_shape(case), _dtype(classes - 1))
-    view = sampler.arrange(_writable(labels))
-    rows, chunk = _steps(sampler.shape, classes)
-    for part in parts(sampler.shape[0], rows):
-        view[part] = _keep_covered(_best_class(scores, sampler, part, chunk), sampler, part)
+    view = sampler.arrange(labels)
+    step, chunk = _steps(sampler.shape, classes)
+
+    def decide(rows: slice) -> None:
+        view[rows] = _keep_covered(_best_class(scores, sampler, rows, chunk), sampler, rows)
+
+    for_each_slab(decide, sampler.shape[0], step)
     return _segmentation(manifest.id, labels, case, _names(manifest, range(1, classes)))
 
 
@@ -87,29 +90,39 @@ def _best_class(scores: torch.Tensor, sampler: Sampler, rows: slice, chunk: int)
 
 
 def _structures(scores: torch.Tensor, sampler: Sampler, case: Case, manifest: Manifest) -> tuple[Segmentation, ...]:
-    rows, _ = _steps(sampler.shape, 1)
-    found = []
-    for value, name in _file_names(manifest, len(scores)).items():
-        labels = np.empty(_contour_shape(case), _dtype(value))
-        view = sampler.arrange(_writable(labels))
-        for part in parts(sampler.shape[0], rows):
-            above = sampler.sample(scores[value - 1 : value], part)[0] > manifest.threshold
-            view[part] = _keep_covered(above.to(view.dtype) * value, sampler, part)
-        found.append(_segmentation(name, labels, case, _names(manifest, [value])))
-    return tuple(found)
+    names = _file_names(manifest, len(scores))
+    return tuple(_structure(scores, value, name, sampler, case, manifest) for value, name in names.items())
 
 
-def _nearest(channel: torch.Tensor, sampler: Sampler, case: Case) -> torch.Tensor:
-    """Return the label nearest to each voxel of the case; exact for labels that already lie on its grid."""
-    labels = torch.empty(case.reference.geometry.shape, dtype=torch.int32)
+def _structure(
+    scores: torch.Tensor, value: int, name: str, sampler: Sampler, case: Case, manifest: Manifest
+) -> Segmentation:
+    channel = scores[value - 1 : value]
+    labels = np.empty(_contour_shape(case), _dtype(value))
     view = sampler.arrange(labels)
-    for part in parts(sampler.shape[0], _steps(sampler.shape, 1)[0]):
-        view[part] = _keep_covered(sampler.nearest(channel, part)[0].to(torch.int32), sampler, part)
+
+    def decide(rows: slice) -> None:
+        above = sampler.sample(channel, rows)[0] > manifest.threshold
+        view[rows] = _keep_covered(above, sampler, rows) * labels.dtype.type(value)
+
+    for_each_slab(decide, sampler.shape[0], _steps(sampler.shape, 1)[0])
+    return _segmentation(name, labels, case, _names(manifest, [value]))
+
+
+def _nearest(channel: torch.Tensor, sampler: Sampler, case: Case) -> np.ndarray:
+    """Return the label nearest to each voxel of the case; exact for labels that already lie on its grid."""
+    labels = np.empty(case.reference.geometry.shape, np.int32)
+    view = sampler.arrange(labels)
+
+    def pick(rows: slice) -> None:
+        view[rows] = _keep_covered(sampler.nearest(channel, rows)[0], sampler, rows)
+
+    for_each_slab(pick, sampler.shape[0], _steps(sampler.shape, 1)[0])
     return labels
 
 
-def _repeated(labels: torch.Tensor, case: Case) -> np.ndarray:
-    array = labels.numpy().astype(_dtype(int(labels.max())))
+def _repeated(labels: np.ndarray, case: Case) -> np.ndarray:
+    array = labels.astype(_dtype(int(labels.max())))
     for axis, times in enumerate(case.scaling_factor):
         array = array if times == 1 else np.repeat(array, times, axis)
     return array
@@ -118,15 +131,17 @@ def _repeated(labels: torch.Tensor, case: Case) -> np.ndarray:
 def _activate(scores: torch.Tensor, activation: Activation | None) -> None:
     if activation is None:
         return
-    rows, _ = _steps((scores.shape[1], scores.shape[2], scores.shape[3]), 1)
-    for part in parts(scores.shape[1], rows):
-        block = scores[:, part]
-        scores[:, part] = block.float().softmax(0) if activation == "softmax" else block.sigmoid()
+
+    def activate(rows: slice) -> None:
+        block = scores[:, rows]
+        scores[:, rows] = block.float().softmax(0) if activation == "softmax" else block.sigmoid()
+
+    for_each_slab(activate, scores.shape[1], _steps(_size(scores), 1)[0])
 
 
-def _keep_covered(labels: torch.Tensor, sampler: Sampler, rows: slice) -> torch.Tensor:
+def _keep_covered(labels: torch.Tensor, sampler: Sampler, rows: slice) -> np.ndarray:
     covered = sampler.covered(rows)
-    return labels if covered is None else labels * covered
+    return (labels if covered is None else labels * covered).numpy()
 
 
 def _segmentation(name: str, labels: np.ndarray, case: Case, names: Mapping[int, LabelName]) -> Segmentation:
@@ -166,10 +181,6 @@ def _contour_shape(case: Case) -> Size:
 
 def _dtype(highest: int) -> np.dtype:
     return np.dtype(np.uint8 if highest <= 255 else np.uint16)
-
-
-def _writable(labels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(labels if labels.dtype == np.uint8 else labels.view(np.int16))
 
 
 def _steps(shape: Size, classes: int) -> tuple[int, int]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from inference_server.imaging.volume import Geometry, ScalingFactor
+from inference_server.models.slabs import SLAB_BYTES, for_each_slab
 
 Affine = NDArray[np.float64]
 Size = tuple[int, int, int]
@@ -19,8 +20,8 @@ Size = tuple[int, int, int]
 ALIGNED_VOXELS = 1e-2
 """Two grids count as parallel where this is the most that their axes drift apart, in source voxels."""
 SNAP_VOXELS = 1e-4
-SLAB_BYTES = 2 * 1024**2
-"""Size of the arrays that are worked on at a time: small enough for a processor's cache."""
+MATRIX_VOXELS = 128
+"""Up to this length a product with a matrix is faster along the last axis than picking neighbours."""
 BORDER_VOXELS = 0.51
 """A voxel lies outside the source when its centre is farther than this from the outermost source centres."""
 
@@ -58,10 +59,14 @@ class Axis:
         return Axis(self.size, self.lower[part], self.upper[part], self.weight[part])
 
     @cached_property
+    def whole(self) -> bool:
+        """Whether every sample lies on a source voxel."""
+        return not bool(self.weight.any())
+
+    @cached_property
     def exact(self) -> bool:
         """Whether sample i is source voxel i and there are no others."""
-        same = len(self) == self.size and not self.weight.any()
-        return bool(same and torch.equal(self.lower, torch.arange(self.size)))
+        return self.whole and len(self) == self.size and torch.equal(self.lower, torch.arange(self.size))
 
     @cached_property
     def nearest(self) -> torch.Tensor:
@@ -95,16 +100,8 @@ def interpolate(source: torch.Tensor, axes: Axes, *, rows: slice = slice(None)) 
     first, second, last = axes
     block = source[:, rows] if first.exact else _lerp(source, first[rows], dim=1)
     if len(second) > second.size:  # what makes the block larger comes last
-        return _along_second(_along_last(block, last), second)
-    return _along_last(_along_second(block, second), last)
-
-
-def _along_second(block: torch.Tensor, axis: Axis) -> torch.Tensor:
-    return block.float() if axis.exact else _lerp(block, axis, dim=2)
-
-
-def _along_last(block: torch.Tensor, axis: Axis) -> torch.Tensor:
-    return block.float() if axis.exact else block.float() @ axis.matrix
+        return _along(_along(block, last, dim=3), second, dim=2)
+    return _along(_along(block, second, dim=2), last, dim=3)
 
 
 def resample(source: torch.Tensor, axes: Axes) -> torch.Tensor:
@@ -119,20 +116,28 @@ def resample(source: torch.Tensor, axes: Axes) -> torch.Tensor:
     """
     size = (len(axes[0]), len(axes[1]), len(axes[2]))
     output = torch.empty(len(source), *size)
-    widest = max(size[1], source.shape[2]) * max(size[2], source.shape[3])
-    for rows in parts(size[0], max(1, SLAB_BYTES // (4 * widest * len(source)))):
+
+    def fill(rows: slice) -> None:
         output[:, rows] = interpolate(source, axes, rows=rows)
+
+    widest = max(size[1], source.shape[2]) * max(size[2], source.shape[3])
+    for_each_slab(fill, size[0], max(1, SLAB_BYTES // (4 * widest * len(source))))
     return output
 
 
-def parts(count: int, step: int) -> Iterator[slice]:
-    """Cut a range into slices of `step`, the last one being shorter."""
-    return (slice(first, min(first + step, count)) for first in range(0, count, step))
+def _along(block: torch.Tensor, axis: Axis, *, dim: int) -> torch.Tensor:
+    if axis.exact:
+        return block.float()
+    if dim == 3 and not axis.whole and axis.size <= MATRIX_VOXELS:
+        return block.float() @ axis.matrix
+    return _lerp(block, axis, dim=dim)
 
 
 def _lerp(source: torch.Tensor, axis: Axis, *, dim: int) -> torch.Tensor:
-    weight = axis.weight.view([-1 if dim == other else 1 for other in range(source.ndim)])
     lower = source.index_select(dim, axis.lower).float()
+    if axis.whole:
+        return lower
+    weight = axis.weight.view([-1 if dim == other else 1 for other in range(source.ndim)])
     return torch.lerp(lower, source.index_select(dim, axis.upper).float(), weight)
 
 
@@ -152,7 +157,7 @@ class Sampler(Protocol):
     def covered(self, rows: slice) -> torch.Tensor | None:
         """Return which voxels lie in the source, broadcastable to (rows, shape[1], shape[2]); None: all of them."""
 
-    def arrange(self, output: torch.Tensor) -> torch.Tensor:
+    def arrange(self, output: NDArray[Any]) -> NDArray[Any]:
         """Return a view of an output array (z, y, x) in this sampler's order."""
 
 
@@ -186,20 +191,21 @@ class _Grids:
 
 
 class AlignedSampler:
-    """Samples for grids whose axes are parallel: one axis after the other, walking in the order of the source."""
+    """Samples for grids whose axes are parallel: one axis after the other, in the order and direction of the source."""
 
     def __init__(self, grids: _Grids, order: Size) -> None:
         self._order = order
+        self._steps = tuple(int(np.sign(grids.coarse[axis, output])) for axis, output in enumerate(order))
         axes, inside = [], []
-        for axis, output in enumerate(order):
+        for axis, (output, step) in enumerate(zip(order, self._steps, strict=True)):
             size, count, split = grids.source_size[axis], grids.shape[2 - output], grids.factor[2 - output]
-            axes.append(Axis.at(_line(grids.fine, axis, output, count * split), size))
-            within = _within(_line(grids.coarse, axis, output, count), size)
+            axes.append(Axis.at(_line(grids.fine, axis, output, count * split)[::step], size))
+            within = _within(_line(grids.coarse, axis, output, count), size)[::step]
             inside.append(torch.from_numpy(np.repeat(within, split)))
         self._axes: Axes = (axes[0], axes[1], axes[2])
         self._inside = inside
         self.shape: Size = (len(axes[0]), len(axes[1]), len(axes[2]))
-        self.exact = all(axis.exact for axis in axes)
+        self.exact = all(axis.whole for axis in axes)
 
     def sample(self, source: torch.Tensor, rows: slice) -> torch.Tensor:
         return interpolate(source, self._axes, rows=rows)
@@ -215,8 +221,9 @@ class AlignedSampler:
             return None
         return first[:, None, None] & second[:, None] & last
 
-    def arrange(self, output: torch.Tensor) -> torch.Tensor:
-        return output.permute(2, 1, 0).permute(self._order)
+    def arrange(self, output: NDArray[Any]) -> NDArray[Any]:
+        first, second, third = self._steps
+        return output.transpose(2, 1, 0).transpose(self._order)[::first, ::second, ::third]
 
 
 class ObliqueSampler:
@@ -244,7 +251,7 @@ class ObliqueSampler:
         low, high = -BORDER_VOXELS, self._size - 1 + BORDER_VOXELS
         return ((positions >= low) & (positions <= high)).all(-1)
 
-    def arrange(self, output: torch.Tensor) -> torch.Tensor:
+    def arrange(self, output: NDArray[Any]) -> NDArray[Any]:
         return output
 
     def _grid_sample(self, source: torch.Tensor, rows: slice, mode: str) -> torch.Tensor:

@@ -29,6 +29,7 @@ from bundles import (
     world,
 )
 
+from inference_server.imaging.nifti import read_volume, write_labels
 from inference_server.imaging.volume import Geometry, Volume
 from inference_server.models.case import Case, Segmentation
 from inference_server.models.registry import read_model
@@ -176,3 +177,25 @@ def test_our_restore_decides_as_the_bundles_own_postprocessing_does(
     (found,), (expected,) = run(ours, case), run(own, case)
     assert len(np.unique(expected.labels.array)) == 3
     assert np.mean(found.labels.array == expected.labels.array) >= 0.999
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mr/t1_crop_256_1mm_LIA.nii.gz", "ct/chest_lidc0001_512x512x16.nii.gz", "mr/stroke_multichannel/FLAIR.nii.gz"],
+)
+def test_real_images_come_back_on_their_own_grid(real_data: Path, tmp_path: Path, name: str) -> None:
+    scale = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 171.3, "b_min": -1, "b_max": 1}
+    folder = Bundle(transforms=(*LOAD, ORIENT, scale), inferer=dict(WHOLE)).write(tmp_path / "model")
+    runtime = make_runtime(read_model(folder))
+    runtime.load(torch.device("cpu"))
+    image = read_volume(real_data / name, max_bytes=2**30)
+    (found,) = run(runtime, Case({"image": image}))
+    expected = expected_levels(image.array.astype(np.float64) / 171.3 * 2 - 1)
+    assert len(np.unique(expected)) == 3
+    np.testing.assert_array_equal(found.labels.array, expected)
+    write_labels(tmp_path / "labels.nii.gz", found.labels)
+    back = read_volume(tmp_path / "labels.nii.gz", max_bytes=2**30)
+    assert back.geometry == image.geometry
+    spacing_and_transforms = (slice(76, 108), slice(252, 328))
+    for part in spacing_and_transforms:
+        assert back.nifti_header[part] == image.nifti_header[part]  # type: ignore[index]

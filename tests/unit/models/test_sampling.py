@@ -14,11 +14,11 @@ from inference_server.models.sampling import AlignedSampler, Axis, ObliqueSample
 
 def walk(sampler: Sampler, source: torch.Tensor, factor: tuple[int, int, int], grid: Geometry) -> np.ndarray:
     """Sample everything, in uneven slabs, into (z, y, x)."""
-    output = torch.full(grid.refined(factor).shape, torch.nan)
+    output = np.full(grid.refined(factor).shape, np.nan, np.float32)
     view = sampler.arrange(output)
     for rows in (slice(0, 3), slice(3, sampler.shape[0])):
         view[rows] = sampler.sample(source, rows)[0]
-    return output.numpy()
+    return output
 
 
 def by_definition(source: torch.Tensor, affine: np.ndarray, grid: Geometry) -> np.ndarray:
@@ -60,6 +60,18 @@ def test_the_same_grid_is_not_interpolated() -> None:
     assert sampler.sample(source, slice(0, 4)).data_ptr() == source.data_ptr()
 
 
+def test_a_turned_and_mirrored_grid_is_not_interpolated_either() -> None:
+    grid, source_grid = (
+        axis_geometry("LIA", (4, 5, 6), (1.0, 2.0, 3.0)),
+        axis_geometry("RAS", (5, 4, 6), (1.0, 3.0, 2.0)),
+    )
+    source = torch.rand(1, *source_grid.shape[::-1])
+    sampler = make_sampler(source_grid.affine, source_grid.shape[::-1], grid)
+    assert sampler.exact
+    expected = by_definition(source, source_grid.affine, grid)
+    np.testing.assert_array_equal(walk(sampler, source, (1, 1, 1), grid), expected)
+
+
 def test_noise_in_an_affine_does_not_make_it_oblique() -> None:
     grid = axis_geometry("LPS")
     affine = grid.affine.copy()
@@ -80,7 +92,7 @@ def test_voxels_outside_the_source_are_not_covered(turned: bool) -> None:
     grid = centred((6, 10, 8), (1.0, 1.0, 1.0), direction)
     source = centred((4, 6, 6), (1.0, 1.0, 1.0), np.eye(3))
     sampler = make_sampler(source.affine, source.shape[::-1], grid, (2, 1, 1))
-    covered = torch.zeros(12, 10, 8, dtype=torch.bool)
+    covered = np.zeros((12, 10, 8), bool)
     view = sampler.arrange(covered)
     view[:] = sampler.covered(slice(0, sampler.shape[0]))
     expected = np.zeros((12, 10, 8), bool)
