@@ -92,10 +92,9 @@ def _bare_round_trips() -> list[float]:
 def _bare_worker() -> Iterator[Celery]:
     with tempfile.TemporaryDirectory() as folder:
         redis = prepare_redis(Path(folder))
-        server = subprocess.Popen(redis.command)
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.bare_worker", redis.url], stderr=subprocess.DEVNULL
-        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        server = subprocess.Popen(redis.command, **quiet)
+        worker = subprocess.Popen([sys.executable, "-m", "benchmarks.bare_worker", redis.url], **quiet)
         try:
             yield Celery("bare", broker=redis.url, backend=redis.url)
         finally:
