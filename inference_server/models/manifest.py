@@ -9,19 +9,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from inference_server.errors import BadRequest, ModelLoadError
+from inference_server.models.declared import Declared
+from inference_server.models.faults import describe_faults
+from inference_server.models.preparation import Inferer, NetworkClass, Preparation
 
 Shade = Annotated[int, Field(ge=0, le=255)]
 Color = tuple[Shade, Shade, Shade]
 ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-
-
-class Declared(BaseModel):
-    """Base of everything declared: immutable, and a misspelt key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class LabelName(Declared):
@@ -116,6 +113,12 @@ class Manifest(Declared):
     """`argmax`: exclusive classes, class 0 is background. `threshold`: channel i is label i + 1, and structures may
     overlap; each gets a segmentation of its own. `labels`: the model gives integer labels itself."""
     threshold: float = Field(0.5, gt=0, lt=1)
+    activation: Literal["softmax", "sigmoid", "none"] | None = None
+    """What makes probabilities of scores; by default softmax for `argmax` and sigmoid for `threshold`."""
+    prepare: Preparation | None = None
+    inferer: Inferer | None = None
+    network: NetworkClass | None = None
+    weights: str | None = Field(None, min_length=1, description="the file of the weights, in the model's folder")
     parameters: tuple[Parameter, ...] = ()
     dimensions: Literal[2, 3] = 3
     queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,50}$")] = "default"
@@ -146,6 +149,24 @@ class Manifest(Declared):
             raise ValueError("two channels have the same name")
         return self
 
+    @model_validator(mode="after")
+    def _sections_fit_the_runtime(self) -> Manifest:
+        given = [name for name in _PLAIN_SECTIONS if getattr(self, name) is not None]
+        if self.runtime == "monai-bundle" and given:
+            raise ValueError(f"a MONAI bundle says itself what these would: {', '.join(given)}")
+        if (self.runtime == "network") != (self.network is not None):
+            raise ValueError("the section `network` and `runtime: network` belong together")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_name_channels(self) -> Manifest:
+        known = [channel.name for channel in self.channels]
+        steps = self.prepare.intensity if self.prepare else ()
+        unknown = [name for step in steps for name in step.channels or () if name not in known]
+        if unknown:
+            raise ValueError(f"prepare.intensity names no channel by '{unknown[0]}'; channels: {', '.join(known)}")
+        return self
+
     @property
     def required_channels(self) -> int:
         """How many images a case has at least."""
@@ -170,17 +191,20 @@ class Manifest(Declared):
         return {**defaults, **checked}
 
 
-def parse_manifest(declared: Mapping[str, Any]) -> Manifest:
+def parse_manifest(declared: Mapping[str, Any], *, written: str = "") -> Manifest:
     """Return the manifest that a mapping declares.
 
+    Args:
+        declared: keys and values.
+        written: the YAML text they stand in, as far as they stand in one.
+
     Raises:
-        ModelLoadError: it is not a valid one; the message names the keys at fault.
+        ModelLoadError: it is not a valid one; the message names the keys at fault, their lines and what was expected.
     """
     try:
         return Manifest.model_validate(declared)
     except ValidationError as exc:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in exc.errors())
-        raise ModelLoadError(f"The manifest is not valid: {faults}.") from exc
+        raise ModelLoadError(f"The manifest is not valid: {describe_faults(exc, written)}.") from exc
 
 
 def version_key(version: str) -> tuple[tuple[int, str], ...]:
@@ -192,6 +216,9 @@ def version_key(version: str) -> tuple[tuple[int, str], ...]:
 def example_path(manifest: Manifest, folder: Path) -> Path | None:
     """Return the path of the model's example image, or None where it declares none."""
     return folder / manifest.example if manifest.example else None
+
+
+_PLAIN_SECTIONS = ("activation", "prepare", "inferer", "network", "weights")
 
 
 def _as_number(value: Any) -> float | None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from inference_server.errors import InferenceServerError, ModelLoadError, UnknownModel
-from inference_server.models.bundle import derive_manifest, find_weights, is_bundle, read_inference_config, read_mapping
+from inference_server.models.bundle import derive_manifest, is_bundle, read_mapping
+from inference_server.models.files import check_files
 from inference_server.models.manifest import Manifest, parse_manifest, version_key
 from inference_server.models.runtimes import RUNTIMES
 from inference_server.settings import Settings
@@ -130,17 +131,14 @@ def read_manifest(folder: Path, default_id: str, default_version: str | None = N
         ModelLoadError: it is not valid, or the folder lacks what its runtime needs.
     """
     derived = derive_manifest(folder) if is_bundle(folder) else {}
-    written = read_mapping(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    path = folder / MANIFEST
+    written, text = (read_mapping(path), path.read_text(encoding="utf-8")) if path.is_file() else ({}, "")
     if default_version is not None:
         derived["version"] = default_version
-    manifest = parse_manifest({"id": default_id, **derived, **written})
+    manifest = parse_manifest({"id": default_id, **derived, **written}, written=text)
     if manifest.runtime not in RUNTIMES:
         raise ModelLoadError(f"The runtime '{manifest.runtime}' is unknown. Known runtimes: {', '.join(RUNTIMES)}.")
-    if manifest.runtime == "monai-bundle":
-        find_weights(folder)
-        read_inference_config(folder)
-    if manifest.example and not (folder / manifest.example).exists():
-        raise ModelLoadError(f"The example image {manifest.example} is missing.")
+    check_files(manifest, folder)
     return manifest
 
 

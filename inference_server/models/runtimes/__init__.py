@@ -10,7 +10,12 @@ if TYPE_CHECKING:
     from inference_server.models.registry import Model
     from inference_server.models.runtimes.base import Runtime
 
-RUNTIMES: Mapping[str, str] = {"monai-bundle": "inference_server.models.runtimes.monai_bundle:MonaiBundle"}
+RUNTIMES: Mapping[str, str] = {
+    "monai-bundle": "inference_server.models.runtimes.monai_bundle:MonaiBundle",
+    "network": "inference_server.models.runtimes.network:PlainNetwork",
+    "torchscript": "inference_server.models.runtimes.torchscript:TorchScript",
+    "exported": "inference_server.models.runtimes.exported:Exported",
+}
 """The manifest's name of each runtime, and its class."""
 
 

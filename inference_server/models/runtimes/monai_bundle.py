@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,17 +9,18 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.inferers import SimpleInferer, SlidingWindowInferer
+from monai.inferers import SimpleInferer
 from monai.transforms import SaveImaged
 
 from inference_server.errors import ModelLoadError, PredictionError
 from inference_server.models.bundle import Config, post_processing, read_inference_config
 from inference_server.models.case import Case, Result
 from inference_server.models.manifest import Precision
-from inference_server.models.network import Network, Watched, check_finite, first_tensor
+from inference_server.models.network import Network
 from inference_server.models.registry import Model
 from inference_server.models.restore import restore_labels, restore_scores
 from inference_server.models.runtimes.base import Prediction, Prepared, Runtime
+from inference_server.models.runtimes.inference import Watch, infer
 from inference_server.models.runtimes.monai_config import bundle_code, load_network, open_parser
 from inference_server.models.runtimes.monai_prepare import Data, Preprocessing, lps_affine
 
@@ -76,17 +76,7 @@ class MonaiBundle(Runtime):
     def predict(
         self, prepared: Prepared, *, progress: Callable[[float], None], cancelled: Callable[[], bool]
     ) -> Prediction:
-        calls = count_windows(self._inferer, prepared.inputs.shape[1:])
-        watched = Watched(self._network, calls, progress, cancelled)
-        with torch.inference_mode():
-            output = self._inferer(prepared.inputs[None].to(self._device), watched)
-            scores = first_tensor(output)[0].float().cpu()
-            check_finite(scores)
-        if scores.shape[1:] != prepared.inputs.shape[1:]:
-            raise PredictionError(
-                "The model's output has another shape than its input, which this server does not restore."
-            )
-        return Prediction(prepared, scores)
+        return infer(self._network, self._inferer, prepared, Watch(self._device, progress, cancelled))
 
     def restore(self, prediction: Prediction) -> Result:
         manifest = self.model.manifest
@@ -108,19 +98,6 @@ class MonaiBundle(Runtime):
         if not isinstance(labels, MetaTensor) or labels.ndim != 4:
             raise PredictionError("The bundle's postprocessing did not give an image of channels and three axes.")
         return labels.as_tensor().cpu(), lps_affine(labels)
-
-
-def count_windows(inferer: Any, size: tuple[int, ...]) -> int:
-    """Return how often an inferer calls its network for an image of a size; 1 where that is unknown."""
-    if not isinstance(inferer, SlidingWindowInferer):
-        return 1
-    window = np.broadcast_to(inferer.roi_size, len(size))
-    overlap = np.broadcast_to(inferer.overlap, len(size))
-    calls = 1
-    for length, extent, share in zip(size, window, overlap, strict=True):
-        step = max(1, int(extent * (1 - share)))
-        calls *= 1 + max(0, math.ceil((length - extent) / step)) if extent > 0 else 1
-    return math.ceil(calls / int(inferer.sw_batch_size))
 
 
 def _parsed(parser: ConfigParser, name: str) -> Any:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from inference_server.errors import ModelLoadError
 from inference_server.models.bundle import METADATA, find_weights, inference_config_path, kind
-
-_NESTED = ("model", "state_dict", "network", "net", "model_state_dict")
+from inference_server.models.runtimes.weights import fill, load_script
 
 
 def open_parser(folder: Path, device: torch.device) -> ConfigParser:
@@ -55,15 +49,9 @@ def load_network(parser: ConfigParser, folder: Path, device: torch.device) -> to
     """
     path = find_weights(folder)
     if path.suffix == ".ts":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            scripted: torch.nn.Module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
-        return scripted.eval()
+        return load_script(path, device)
     network: torch.nn.Module = parser.get_parsed_content("network_def" if "network_def" in parser else "network")
-    try:
-        network.load_state_dict(_read_weights(path))
-    except RuntimeError as exc:
-        raise ModelLoadError(f"The weights in {path.name} do not fit the network that the bundle describes.") from exc
+    fill(network, path)
     return network.to(device).eval().requires_grad_(False)
 
 
@@ -73,21 +61,3 @@ def _replace_loaders(preprocessing: Any) -> None:
     for transform in transforms if isinstance(transforms, list) else ():
         if isinstance(transform, dict) and kind(transform) == "LoadImage":
             transform["_target_"] = "inference_server.models.runtimes.monai_prepare.GivenImages"
-
-
-def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return cast(Mapping[str, torch.Tensor], load_file(path))
-        return _state(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, SafetensorError, pickle.UnpicklingError, EOFError) as exc:
-        raise ModelLoadError(f"The weights in {path.name} cannot be read without running code of theirs.") from exc
-
-
-def _state(content: Any) -> Mapping[str, torch.Tensor]:
-    """Return the state dict of a checkpoint that may hold it under one of the usual names."""
-    for name in _NESTED:
-        if isinstance(content.get(name), Mapping):
-            content = content[name]
-    prefix = "module."
-    return {name.removeprefix(prefix): value for name, value in content.items()}

@@ -18,7 +18,8 @@ from inference_server.models.case import Case
 from inference_server.models.check import check_model
 from inference_server.models.engine import Engine, Hooks, open_engine
 from inference_server.models.registry import Model, Registry
-from inference_server.models.runtimes.monai_bundle import MonaiBundle, count_windows
+from inference_server.models.runtimes.inference import count_windows
+from inference_server.models.runtimes.monai_bundle import MonaiBundle
 from inference_server.settings import Settings
 
 MakeModel = Callable[..., Model]

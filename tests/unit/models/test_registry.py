@@ -59,7 +59,7 @@ def test_an_unknown_model_is_answered_with_the_known_ones(repository: Path) -> N
     [
         ("model.yaml", "id: [", "model.yaml is malformed at line 1"),
         ("model.yaml", "- a", "model.yaml holds no mapping"),
-        ("model.yaml", "lables: {}", "lables: Extra inputs are not permitted"),
+        ("model.yaml", "lables: {}", "line 1, lables: this key is unknown, did you mean 'labels'?"),
         ("model.yaml", "runtime: abacus", "The runtime 'abacus' is unknown. Known runtimes: monai-bundle"),
         ("model.yaml", "example: e.nii.gz", "The example image e.nii.gz is missing"),
         ("configs/metadata.json", '{"network_data_format": [1]}', "not laid out as MONAI says"),

@@ -1,0 +1,59 @@
+"""What is wrong with a `model.yaml`: the line, the key and what was expected."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from inference_server.models.declared import known_keys
+
+Place = Sequence[str | int]
+
+
+def describe_faults(error: ValidationError, written: str) -> str:
+    """Return all faults in one sentence; `written` is the YAML text, as far as there is one."""
+    root = yaml.compose(written, Loader=yaml.SafeLoader) if written else None
+    return "; ".join(_describe(fault, root) for fault in error.errors(include_url=False))
+
+
+def line_of(root: yaml.Node | None, place: Place) -> int | None:
+    """Return the line, counted from 1, of the innermost key or item on the way to a place; None if there is none."""
+    line = None
+    for part in place:
+        mark, root = _child(root, part) or (None, root)
+        line = mark.line + 1 if mark else line
+    return line
+
+
+def _child(node: yaml.Node | None, part: str | int) -> tuple[yaml.Mark, yaml.Node] | None:
+    if isinstance(node, yaml.MappingNode):
+        return next(((key.start_mark, value) for key, value in node.value if key.value == str(part)), None)
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part].start_mark, node.value[part]
+    return None
+
+
+def _describe(fault: Any, root: yaml.Node | None) -> str:
+    place: Place = fault["loc"]
+    key = ".".join(map(str, place)) or "manifest"
+    line = line_of(root, place)
+    return f"{f'line {line}, ' if line else ''}{key}: {_expectation(fault)}"
+
+
+def _expectation(fault: Any) -> str:
+    if fault["type"] == "extra_forbidden":
+        return f"this key is unknown{_suggestion(str(fault['loc'][-1]))}"
+    if fault["type"] == "missing":
+        return "this key is missing"
+    found = fault["input"]
+    came = f"; {str(found)[:50]!r} came" if isinstance(found, str | int | float | None) else ""
+    return fault["msg"].removeprefix("Value error, ") + came
+
+
+def _suggestion(key: str) -> str:
+    [near] = difflib.get_close_matches(key, sorted(set(known_keys())), n=1) or [""]
+    return f", did you mean '{near}'?" if near and near != key else ""

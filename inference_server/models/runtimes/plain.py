@@ -1,0 +1,92 @@
+"""Base of the runtimes of a plain network: `model.yaml` says how to prepare for it, lead it over the case, and restore."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.inferers import SimpleInferer, SlidingWindowInferer
+
+from inference_server.errors import PredictionError
+from inference_server.models.bundle import Activation
+from inference_server.models.case import Case, Result
+from inference_server.models.files import weights_path
+from inference_server.models.manifest import Manifest, Precision
+from inference_server.models.network import Network
+from inference_server.models.preparation import Preparation, Windows
+from inference_server.models.registry import Model
+from inference_server.models.restore import restore_labels, restore_scores
+from inference_server.models.runtimes.base import Prediction, Prepared, Runtime
+from inference_server.models.runtimes.inference import Watch, infer
+from inference_server.models.runtimes.plain_prepare import prepare_case
+
+
+class PlainRuntime(Runtime):
+    """Runs a network that takes ``(B, channels, A, B, C)`` and gives ``(B, classes, A, B, C)``; a subclass loads it."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self._device = torch.device("cpu")
+        self._network: Network
+        self._inferer = make_inferer(model.manifest)
+
+    @abstractmethod
+    def open_module(self, path: Path, device: torch.device) -> torch.nn.Module:
+        """Return the network with the weights of a file, on a device and ready to predict.
+
+        Raises:
+            ModelLoadError: the model's files are not what they should be.
+        """
+
+    @property
+    def size_bytes(self) -> int:
+        return self._network.size_bytes
+
+    @property
+    def choosable(self) -> bool:
+        return True
+
+    def use(self, precision: Precision) -> None:
+        self._network.use(precision)
+        self.precision = precision
+
+    def load(self, device: torch.device) -> None:
+        self._device, self.precision = device, Precision.FLOAT32
+        path = weights_path(self.model.manifest, self.model.folder)
+        self._network = Network(self.open_module(path, device))
+
+    def prepare(self, case: Case) -> Prepared:
+        manifest = self.model.manifest
+        return prepare_case(case, [channel.name for channel in manifest.channels], manifest.prepare or Preparation())
+
+    def predict(
+        self, prepared: Prepared, *, progress: Callable[[float], None], cancelled: Callable[[], bool]
+    ) -> Prediction:
+        prediction = infer(self._network, self._inferer, prepared, Watch(self._device, progress, cancelled))
+        if self.model.manifest.restore == "argmax" and len(prediction.scores) == 1:
+            raise PredictionError("The network gives one channel, and argmax needs one for each class.")
+        return prediction
+
+    def restore(self, prediction: Prediction) -> Result:
+        manifest, prepared = self.model.manifest, prediction.prepared
+        if manifest.restore == "labels":
+            return Result(restore_labels(prediction.scores, prepared.affine, prepared.case, manifest))
+        return Result(restore_scores(prediction, manifest, activation(manifest)))
+
+
+def make_inferer(manifest: Manifest) -> Any:
+    """Return MONAI's inferer of a manifest; without a section `inferer`, the whole image at once."""
+    declared = manifest.inferer
+    if not isinstance(declared, Windows):
+        return SimpleInferer()
+    return SlidingWindowInferer(declared.size, declared.batch, declared.overlap, declared.mode)
+
+
+def activation(manifest: Manifest) -> Activation | None:
+    """Return what makes probabilities of the network's scores."""
+    if manifest.activation is None:
+        return "sigmoid" if manifest.restore == "threshold" else "softmax"
+    return None if manifest.activation == "none" else manifest.activation
