@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from inference_server.errors import PredictionError
-from inference_server.imaging.nifti import refined_header
-from inference_server.imaging.volume import Volume
-from inference_server.models.bundle import Activation, default_color
+from inference_server.models.bundle import Activation
 from inference_server.models.case import Case, Segmentation
-from inference_server.models.manifest import LabelName, Manifest
+from inference_server.models.labels import label_dtype, label_names, on_contour_grid, segmentation_of
+from inference_server.models.manifest import Manifest
 from inference_server.models.runtimes.base import Prediction
 from inference_server.models.sampling import Affine, Sampler, Size, make_sampler
 from inference_server.models.slabs import SLAB_BYTES, for_each_slab, parts
@@ -51,19 +49,20 @@ def restore_labels(labels: torch.Tensor, affine: Affine, case: Case, manifest: M
     if not bool((labels == labels.round()).all()) or bool((labels < 0).any()):
         raise PredictionError("The model gave values that are no labels: whole numbers from 0 were expected.")
     sampler = make_sampler(affine, _size(labels), case.reference.geometry)
-    maps = [_repeated(_nearest(channel[None], sampler, case), case) for channel in labels]
+    maps = [on_contour_grid(_nearest(channel[None], sampler, case), case) for channel in labels]
     if len(maps) == 1:
         highest = max([*manifest.labels, int(maps[0].max(initial=0))])
-        return (_segmentation(manifest.id, maps[0], case, _names(manifest, range(1, highest + 1))),)
+        return (segmentation_of(manifest.id, maps[0], case, label_names(manifest, range(1, highest + 1))),)
+    masks = zip(_file_names(manifest, len(maps)).items(), maps, strict=True)
     return tuple(
-        _segmentation(name, np.where(found > 0, value, 0).astype(_dtype(value)), case, _names(manifest, [value]))
-        for (value, name), found in zip(_file_names(manifest, len(maps)).items(), maps, strict=True)
+        segmentation_of(name, (found > 0) * label_dtype(value).type(value), case, label_names(manifest, [value]))
+        for (value, name), found in masks
     )
 
 
 def _classes(scores: torch.Tensor, sampler: Sampler, case: Case, manifest: Manifest) -> Segmentation:
     classes = len(scores)
-    labels = np.empty(_contour_shape(case), _dtype(classes - 1))
+    labels = np.empty(_contour_shape(case), label_dtype(classes - 1))
     view = sampler.arrange(labels)
     step, chunk = _steps(sampler.shape, classes)
 
@@ -71,7 +70,7 @@ def _classes(scores: torch.Tensor, sampler: Sampler, case: Case, manifest: Manif
         view[rows] = _keep_covered(_best_class(scores, sampler, rows, chunk), sampler, rows)
 
     for_each_slab(decide, sampler.shape[0], step)
-    return _segmentation(manifest.id, labels, case, _names(manifest, range(1, classes)))
+    return segmentation_of(manifest.id, labels, case, label_names(manifest, range(1, classes)))
 
 
 def _best_class(scores: torch.Tensor, sampler: Sampler, rows: slice, chunk: int) -> torch.Tensor:
@@ -98,7 +97,7 @@ def _structure(
     scores: torch.Tensor, value: int, name: str, sampler: Sampler, case: Case, manifest: Manifest
 ) -> Segmentation:
     channel = scores[value - 1 : value]
-    labels = np.empty(_contour_shape(case), _dtype(value))
+    labels = np.empty(_contour_shape(case), label_dtype(value))
     view = sampler.arrange(labels)
 
     def decide(rows: slice) -> None:
@@ -106,7 +105,7 @@ def _structure(
         view[rows] = _keep_covered(above, sampler, rows) * labels.dtype.type(value)
 
     for_each_slab(decide, sampler.shape[0], _steps(sampler.shape, 1)[0])
-    return _segmentation(name, labels, case, _names(manifest, [value]))
+    return segmentation_of(name, labels, case, label_names(manifest, [value]))
 
 
 def _nearest(channel: torch.Tensor, sampler: Sampler, case: Case) -> np.ndarray:
@@ -119,13 +118,6 @@ def _nearest(channel: torch.Tensor, sampler: Sampler, case: Case) -> np.ndarray:
 
     for_each_slab(pick, sampler.shape[0], _steps(sampler.shape, 1)[0])
     return labels
-
-
-def _repeated(labels: np.ndarray, case: Case) -> np.ndarray:
-    array = labels.astype(_dtype(int(labels.max())))
-    for axis, times in enumerate(case.scaling_factor):
-        array = array if times == 1 else np.repeat(array, times, axis)
-    return array
 
 
 def _activate(scores: torch.Tensor, activation: Activation | None) -> None:
@@ -144,23 +136,10 @@ def _keep_covered(labels: torch.Tensor, sampler: Sampler, rows: slice) -> np.nda
     return (labels if covered is None else labels * covered).numpy()
 
 
-def _segmentation(name: str, labels: np.ndarray, case: Case, names: Mapping[int, LabelName]) -> Segmentation:
-    reference = case.reference
-    header = reference.nifti_header and refined_header(reference.nifti_header, case.scaling_factor)
-    return Segmentation(name, Volume(labels, reference.geometry.refined(case.scaling_factor), header), names)
-
-
-def _names(manifest: Manifest, values: range | list[int]) -> dict[int, LabelName]:
-    return {
-        value: manifest.labels.get(value) or LabelName(name=f"class {value}", color=default_color(value), code=None)
-        for value in values
-    }
-
-
 def _file_names(manifest: Manifest, structures: int) -> dict[int, str]:
     """Return for each structure's value a name that is safe as a file's and unlike the others in any case."""
     found: dict[int, str] = {}
-    for value, label in _names(manifest, range(1, structures + 1)).items():
+    for value, label in label_names(manifest, range(1, structures + 1)).items():
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", label.name).strip("._")[:100] or "label"
         taken = {other.lower() for other in found.values()}
         found[value] = f"{name}_{value}" if name.lower() in taken else name
@@ -177,10 +156,6 @@ def _size(scores: torch.Tensor) -> Size:
 
 def _contour_shape(case: Case) -> Size:
     return case.reference.geometry.refined(case.scaling_factor).shape
-
-
-def _dtype(highest: int) -> np.dtype:
-    return np.dtype(np.uint8 if highest <= 255 else np.uint16)
 
 
 def _steps(shape: Size, classes: int) -> tuple[int, int]:

@@ -81,7 +81,8 @@ class _Attempt:
 
     @property
     def hooks(self) -> Hooks:
-        return Hooks(self._enter, self.keeper.progress, self.keeper.cancelled, self._hold)
+        keeper = self.keeper
+        return Hooks(self._enter, keeper.progress, keeper.cancelled, self._hold, keeper.event)
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
@@ -106,7 +107,7 @@ class _Attempt:
         asked = time.perf_counter()
         with self.lock.hold(self.keeper.cancelled):
             began = time.perf_counter()
-            self.waited_s[self._phase] = began - asked
+            self.waited_s[self._phase] = self.waited_s.get(self._phase, 0.0) + began - asked
             try:
                 yield
             finally:
@@ -235,7 +236,12 @@ class Runner:
 
 
 def _report(result: Result, attempt: _Attempt) -> dict[str, Any]:
-    given = {"classifications": dict(result.classifications), "texts": dict(result.texts)}
+    places = {"points": result.points, "transforms": result.transforms}
+    given: dict[str, dict[str, Any]] = {
+        "classifications": dict(result.classifications),
+        "texts": dict(result.texts),
+        **{kind: {name: array.tolist() for name, array in found.items()} for kind, found in places.items()},
+    }
     timings_s = attempt.all_timings_s(result.report.timings_s)
     return {**asdict(result.report), "timings_s": timings_s, **{name: value for name, value in given.items() if value}}
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from inference_server.models.case import Case, Result
+from inference_server.models.hooks import Hooks
 from inference_server.models.manifest import Precision
 from inference_server.models.registry import Model
 
@@ -39,11 +40,14 @@ class Prediction:
 
     Attributes:
         prepared: what it was computed from.
-        scores: ``(classes, A, B, C)`` floating, on the CPU; `restore` may overwrite it.
+        scores: ``(classes, A, B, C)`` floating, of a classification ``(classes,)``, on the CPU; `restore` may
+            overwrite it.
+        context: what else the runtime's own `restore` needs.
     """
 
     prepared: Prepared
     scores: torch.Tensor
+    context: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Runtime(ABC):
@@ -66,6 +70,9 @@ class Runtime(ABC):
     def use(self, precision: Precision) -> None:
         """Compute in another precision from here on; only `load` leads back to float32."""
         raise NotImplementedError
+
+    def attend(self, hooks: Hooks) -> None:  # noqa: B027 - most runtimes speak in `predict` only
+        """Be told, before a case is prepared, who listens to its run."""
 
     @abstractmethod
     def load(self, device: torch.device) -> None:
