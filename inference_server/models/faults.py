@@ -49,9 +49,9 @@ def _expectation(fault: Any) -> str:
         return f"this key is unknown{_suggestion(str(fault['loc'][-1]))}"
     if fault["type"] == "missing":
         return "this key is missing"
-    found = fault["input"]
+    found, message = fault["input"], str(fault["msg"])
     came = f"; {str(found)[:50]!r} came" if isinstance(found, str | int | float | None) else ""
-    return fault["msg"].removeprefix("Value error, ") + came
+    return message.removeprefix("Value error, ") + came
 
 
 def _suggestion(key: str) -> str:

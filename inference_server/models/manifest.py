@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from inference_server.errors import BadRequest, ModelLoadError
 from inference_server.models.declared import Declared
 from inference_server.models.faults import describe_faults
-from inference_server.models.preparation import Inferer, NetworkClass, Preparation
+from inference_server.models.preparation import Inferer, NetworkClass, Preparation, Windows
 
 Shade = Annotated[int, Field(ge=0, le=255)]
 Color = tuple[Shade, Shade, Shade]
@@ -156,6 +156,8 @@ class Manifest(Declared):
             raise ValueError(f"a MONAI bundle says itself what these would: {', '.join(given)}")
         if (self.runtime == "network") != (self.network is not None):
             raise ValueError("the section `network` and `runtime: network` belong together")
+        if self.restore == "labels" and isinstance(self.inferer, Windows):
+            raise ValueError("labels cannot be averaged over windows; `inferer: {kind: whole}` was expected")
         return self
 
     @model_validator(mode="after")

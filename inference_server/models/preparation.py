@@ -97,7 +97,8 @@ class Preparation(Declared):
         orientation: where the network's first, second and third axis point: letters of right, left, anterior,
             posterior, superior, inferior, as nibabel and MONAI use them. Axes are exchanged and flipped; oblique ones
             stay oblique.
-        spacing_mm: the voxels' size along these axes; linear interpolation about the image's centre. None keeps it.
+        spacing_mm: the voxels' size along these axes; linear interpolation, the first voxel's centre stays where it is.
+            None keeps it.
         size: voxels along these axes, by cropping and padding on both sides. None keeps it.
         intensity: changes of the values, one after the other.
         crop: what is kept.

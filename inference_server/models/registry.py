@@ -135,9 +135,11 @@ def read_manifest(folder: Path, default_id: str, default_version: str | None = N
     written, text = (read_mapping(path), path.read_text(encoding="utf-8")) if path.is_file() else ({}, "")
     if default_version is not None:
         derived["version"] = default_version
-    manifest = parse_manifest({"id": default_id, **derived, **written}, written=text)
-    if manifest.runtime not in RUNTIMES:
-        raise ModelLoadError(f"The runtime '{manifest.runtime}' is unknown. Known runtimes: {', '.join(RUNTIMES)}.")
+    declared = {"id": default_id, **derived, **written}
+    if str(declared.get("runtime")) not in RUNTIMES:
+        named = f"The runtime '{declared['runtime']}' is unknown" if "runtime" in declared else "No runtime is named"
+        raise ModelLoadError(f"{named}. Known runtimes: {', '.join(RUNTIMES)}.")
+    manifest = parse_manifest(declared, written=text)
     check_files(manifest, folder)
     return manifest
 

@@ -28,6 +28,7 @@ from bundles import (
     slope_volume,
     world,
 )
+from plain_models import write_plain
 
 from inference_server.imaging.nifti import read_volume, write_labels
 from inference_server.imaging.volume import Geometry, Volume
@@ -40,15 +41,21 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning
 
 SPACING = {"_target_": "Spacingd", "keys": "image", "pixdim": [1.2, 1.2, 1.2], "mode": "bilinear"}
 FILTER = {"_target_": "LabelFilterd", "keys": "pred", "applied_labels": [1, 2]}
+PLAIN = ("network", "torchscript", "exported")
+"""Runtimes whose `model.yaml` says how to prepare and restore; the other variants are bundles by their weights."""
 MakeRuntime = Callable[..., Runtime]
 
 
-@pytest.fixture(params=["safetensors", "pt", "ts"])
+@pytest.fixture(params=["safetensors", "pt", "ts", *PLAIN])
 def make_runtime_of(request: pytest.FixtureRequest, tmp_path: Path) -> MakeRuntime:
     """Load a model whose class is the number of `LEVELS` below a voxel's value; one variant for each runtime."""
 
     def make(**parts: object) -> Runtime:
-        folder = Bundle(**{"weights": request.param, **parts}).write(tmp_path / "model")  # type: ignore[arg-type]
+        kind, folder = request.param, tmp_path / "model"
+        if kind in PLAIN:
+            write_plain(Bundle(**parts), kind, folder)  # type: ignore[arg-type]
+        else:
+            Bundle(**{"weights": kind, **parts}).write(folder)  # type: ignore[arg-type]
         runtime = make_runtime(read_model(folder))
         runtime.load(torch.device("cpu"))
         return runtime

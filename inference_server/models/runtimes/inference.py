@@ -45,7 +45,7 @@ def infer(network: Network, inferer: Any, prepared: Prepared, watch: Watch) -> P
         scores = first_tensor(output)[0].float().cpu()
         check_finite(scores)
     if scores.shape[1:] != prepared.inputs.shape[1:]:
-        raise PredictionError("The model's output has another shape than its input, which this server does not restore.")
+        raise PredictionError("The model's output has another size than its input, which cannot be restored.")
     return Prediction(prepared, scores)
 
 

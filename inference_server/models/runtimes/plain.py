@@ -1,4 +1,4 @@
-"""Base of the runtimes of a plain network: `model.yaml` says how to prepare for it, lead it over the case, and restore."""
+"""Base of the runtimes of a plain network: `model.yaml` says how to prepare, lead it over a case, and restore."""
 
 from __future__ import annotations
 

@@ -88,26 +88,22 @@ def orient(image: Image, codes: str) -> Image:
 
 
 def respace(image: Image, spacing_mm: Sequence[float]) -> Image:
-    """Interpolate linearly to a voxel size; the image's centre stays, and its extent up to half a voxel on each side."""
+    """Interpolate linearly to a voxel size; the centre of the first voxel stays, as with MONAI's `Spacing`."""
     zoom = np.asarray(spacing_mm) / np.linalg.norm(image.affine[:3, :3], axis=0)
-    counts = [max(1, round(count / share)) for count, share in zip(image.size, zoom, strict=True)]
-    firsts = [(old - 1 - (new - 1) * share) / 2 for old, new, share in zip(image.size, counts, zoom, strict=True)]
     first, second, last = (
-        Axis.at(start + share * np.arange(new), old)
-        for start, share, new, old in zip(firsts, zoom, counts, image.size, strict=True)
+        Axis.at(share * np.arange(round((count - 1) / share) + 1), count)
+        for share, count in zip(zoom, image.size, strict=True)
     )
-    change = np.diag([*zoom, 1.0])
-    change[:3, 3] = firsts
     exact = first.exact and second.exact and last.exact
     values = image.values if exact else resample(image.values, (first, second, last))
-    return Image(values, image.affine @ change)
+    return Image(values, image.affine @ np.diag([*zoom, 1.0]))
 
 
 def resize(image: Image, size: Size) -> Image:
     """Crop and pad on both sides to a number of voxels; padding has the lowest value of its channel."""
     if image.size == size:
         return image
-    starts = [(old - new) // 2 for old, new in zip(image.size, size, strict=True)]
+    starts = [int((old - new) / 2) for old, new in zip(image.size, size, strict=True)]
     inner = [slice(max(0, start), start + new) for start, new in zip(starts, size, strict=True)]
     outer = [slice(max(0, -start), old - start) for start, old in zip(starts, image.size, strict=True)]
     lowest = image.values.amin((1, 2, 3), keepdim=True)
