@@ -58,6 +58,9 @@ def show_model(
 
 @app.command("check")
 def check_models(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="One model's folder, or a folder of models: check these alone.")
+    ] = None,
     models: Models = None,
     only: Annotated[str | None, typer.Option("--model", help="Check this model alone.")] = None,
 ) -> None:
@@ -66,7 +69,9 @@ def check_models(
     from inference_server.models.engine import open_engine
     from inference_server.models.registry import open_registry
 
-    settings = load_settings({"models_dirs": _joined(models)})
+    settings = load_settings(
+        {"models_dirs": str(folder.absolute()), "zoo": False} if folder else {"models_dirs": _joined(models)}
+    )
     registry = open_registry(settings)
     engine = open_engine(settings, registry)
     failures = [f"{folder}: {why}" for folder, why in registry.problems().items()]

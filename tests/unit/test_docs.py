@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.main import get_command
@@ -58,12 +59,22 @@ def test_every_route_is_described(tmp_path: Path) -> None:
     assert not [route for route in sorted(ours) if route not in described]
 
 
-def test_the_manifest_of_the_models_page_is_a_valid_one() -> None:
+def test_the_manifests_of_the_models_page_are_valid() -> None:
     import yaml
 
     from inference_server.models.manifest import Manifest, parse_manifest
 
-    [written] = re.findall(r"^```yaml\n(.*?)^```", page("models.md"), re.MULTILINE | re.DOTALL)
-    manifest = parse_manifest(yaml.safe_load(written))
+    of_bundle, of_network = re.findall(r"^```yaml\n(.*?)^```", page("models.md"), re.MULTILINE | re.DOTALL)
+    manifest = parse_manifest(yaml.safe_load(of_bundle))
     assert manifest.labels[1].name == "LIVER"
     assert set(manifest.model_fields_set) <= set(Manifest.model_fields)
+    assert parse_manifest({"id": "brain", **yaml.safe_load(of_network)}).runtime == "network"
+
+
+def test_every_key_of_a_preparation_and_every_step_is_described() -> None:
+    from inference_server.models.preparation import Clip, Preparation, Quantiles, Scale, ZScore
+
+    written = page("models.md")
+    assert set(re.findall(r"^\| `prepare\.(\w+)`", written, re.MULTILINE)) == set(Preparation.model_fields)
+    steps = {get_args(step.model_fields["step"].annotation)[0] for step in (Clip, Scale, Quantiles, ZScore)}
+    assert steps <= set(re.findall(r"^\| `(\w+)` \|", written, re.MULTILINE))
