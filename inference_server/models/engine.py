@@ -102,6 +102,7 @@ class Engine:
         clock = _Clock(hooks)
         with self._failures(PredictionError):
             runtime = self._ready(model, clock)
+            runtime.attend(hooks)
             with clock.phase("preparing"):
                 prepared = runtime.prepare(case)
             with clock.phase("predicting"), hooks.hold():
@@ -109,7 +110,8 @@ class Engine:
                 self._free_device()
             with clock.phase("restoring"):
                 result = runtime.restore(prediction)
-        return replace(result, report=self._report(runtime, case, clock))
+        report = self._report(runtime, case, clock)
+        return replace(result, report=replace(report, notes=(*report.notes, *result.report.notes)))
 
     def load(self, model: Model, hooks: Hooks = NO_HOOKS) -> Runtime:
         """Load a model, if it is not warm already.

@@ -30,6 +30,8 @@ def check_files(manifest: Manifest, folder: Path) -> None:
         weights_path(manifest, folder)
     if manifest.network and manifest.network.file and not (folder / manifest.network.file).is_file():
         raise ModelLoadError(f"The network's file {manifest.network.file} is missing.")
+    if manifest.app_file and not (folder / manifest.app_file).is_file():
+        raise ModelLoadError(f"The app's file {manifest.app_file} is missing.")
     example = example_path(manifest, folder)
     if example and not example.exists():
         raise ModelLoadError(f"The example image {manifest.example} is missing.")

@@ -17,6 +17,7 @@ from inference_server.models.faults import describe_faults
 from inference_server.models.preparation import Inferer, NetworkClass, Preparation, Windows
 
 Shade = Annotated[int, Field(ge=0, le=255)]
+APP = r"^(([\w-]+/)*\w+\.py|\w+(\.\w+)*):\w+$"
 Color = tuple[Shade, Shade, Shade]
 ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
@@ -119,6 +120,12 @@ class Manifest(Declared):
     inferer: Inferer | None = None
     network: NetworkClass | None = None
     weights: str | None = Field(None, min_length=1, description="the file of the weights, in the model's folder")
+    kind: Literal["segmentation", "classification"] = "segmentation"
+    """`classification` gives the probability of each of `classes` instead of labels."""
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
+    app: Annotated[str, Field(pattern=APP)] | None = Field(
+        None, description="`file.py:name` in the model's folder, or `module:name` of an installed package"
+    )
     parameters: tuple[Parameter, ...] = ()
     dimensions: Literal[2, 3] = 3
     queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,50}$")] = "default"
@@ -161,6 +168,20 @@ class Manifest(Declared):
         return self
 
     @model_validator(mode="after")
+    def _an_app_is_named_where_one_runs(self) -> Manifest:
+        if (self.runtime == "python-app") != (self.app is not None):
+            raise ValueError("the key `app` and `runtime: python-app` belong together")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_have_names(self) -> Manifest:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("two classes have the same name")
+        if self.kind == "classification" and not self.classes:
+            raise ValueError("a classification names its `classes`")
+        return self
+
+    @model_validator(mode="after")
     def _steps_name_channels(self) -> Manifest:
         known = [channel.name for channel in self.channels]
         steps = self.prepare.intensity if self.prepare else ()
@@ -168,6 +189,12 @@ class Manifest(Declared):
         if unknown:
             raise ValueError(f"prepare.intensity names no channel by '{unknown[0]}'; channels: {', '.join(known)}")
         return self
+
+    @property
+    def app_file(self) -> str | None:
+        """The app's Python file in the model's folder, if it is one."""
+        file = (self.app or "").partition(":")[0]
+        return file if file.endswith(".py") else None
 
     @property
     def required_channels(self) -> int:
