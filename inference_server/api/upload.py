@@ -29,6 +29,8 @@ TEXT_LIMIT_BYTES = 64 * 1024
 PART_LIMIT = 32
 ROOM_STEP_BYTES = 64 * MIB
 LINGER_S = 5.0
+STALL_S = 60.0
+"""Longest silence of a client that uploads. One that vanished would otherwise keep its thread for good."""
 
 BROKEN_STREAM = (OSError, ParseException, HTTPException)
 """What reading a body raises when the client is gone or its chunks are not chunks."""
@@ -84,7 +86,8 @@ def received(request: Request, tasks: Tasks, parts: Parts, *, limit_bytes: int) 
     boundary = _boundary(request)
     upload = Upload(tasks)
     try:
-        _receive(upload, parts, _events(boundary, _pieces(request, tasks, limit_bytes)))
+        with _no_stall(request):
+            _receive(upload, parts, _events(boundary, _pieces(request, tasks, limit_bytes)))
         yield upload
     finally:
         upload.discard()
@@ -105,6 +108,19 @@ def linger(request: Request) -> None:
             connection.settimeout(left_s)
             if not request.environ["wsgi.input"].read(PIECE_BYTES):
                 return
+
+
+@contextmanager
+def _no_stall(request: Request) -> Iterator[None]:
+    connection: socket.socket | None = request.environ.get("gunicorn.socket")
+    if connection is None:
+        yield
+        return
+    connection.settimeout(STALL_S)
+    try:
+        yield
+    finally:
+        connection.settimeout(None)
 
 
 def _refuse_early(request: Request, tasks: Tasks, limit_bytes: int) -> None:
