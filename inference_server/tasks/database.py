@@ -14,10 +14,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from inference_server.errors import StoreUnavailable
+from inference_server.errors import SettingsError, StoreUnavailable
 from inference_server.tasks.schema import HEAD
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Database:
         self._url = make_url(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make_private(self._file)
         self.engine = self._new_engine()
         self._of_parents: list[Engine] = []
         _DATABASES.add(self)
@@ -159,11 +159,27 @@ def open_database(url: str) -> Database:
     """Return the migrated database at a SQLAlchemy URL.
 
     Raises:
+        SettingsError: the URL is malformed, or of a database that no driver is installed for.
         StoreUnavailable: it cannot be reached.
     """
-    database = Database(url)
+    try:
+        database = Database(url)
+    except (ArgumentError, ImportError) as exc:
+        raise SettingsError(
+            "The setting INFERENCE_SERVER_DATABASE_URL is not the URL of a database that can be used here. "
+            "Examples: sqlite:////folder/records.sqlite, postgresql+psycopg://user:secret@host/name."
+        ) from exc
     database.migrate()
     return database
+
+
+def _make_private(file: Path) -> None:
+    """Make a SQLite file and its folder for their owner only; the files that SQLite adds take over the mode."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.touch(mode=0o600)
+    except OSError as exc:
+        raise StoreUnavailable(f"The server cannot make its records in {file.parent}: {exc.strerror}.") from exc
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

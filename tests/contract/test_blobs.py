@@ -184,3 +184,9 @@ def test_a_url_names_the_place(tmp_path: Path) -> None:
     assert (tmp_path / "here" / key[:2] / key).read_bytes() == b"x"
     with pytest.raises(SettingsError):
         open_blobs("s3://bucket")
+
+
+def test_the_folders_of_blobs_are_for_their_owner_only(tmp_path: Path) -> None:
+    _put(LocalBlobs(tmp_path / "blobs"), b"x")
+    folders = [path for path in (tmp_path / "blobs", *(tmp_path / "blobs").rglob("*")) if path.is_dir()]
+    assert [path.stat().st_mode & 0o777 for path in folders] == [0o700] * 3

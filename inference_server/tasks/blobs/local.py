@@ -44,7 +44,8 @@ class LocalBlobs:
         self._folder = folder.absolute()
         self._staging = self._folder / "staging"
         with disk_errors():
-            self._staging.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for private in (self._folder, self._staging):
+                private.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def stage(self) -> Path:
         """Return the path of a new empty file to write into; `put` or `discard` ends it."""

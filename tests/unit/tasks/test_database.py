@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select, text
 
-from inference_server.errors import StoreUnavailable
+from inference_server.errors import SettingsError, StoreUnavailable
 from inference_server.tasks import database as database_module
 from inference_server.tasks.database import Database, open_database
 from inference_server.tasks.schema import HEAD, metadata, usage
@@ -152,3 +152,24 @@ def test_the_commit_counter_changes_with_commits_of_others_and_only_then(databas
         with database.reading() as connection:
             connection.execute(select(usage)).all()
         assert counter() == second
+
+
+def test_records_are_for_their_owner_only(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'new' / 'records.sqlite'}")
+    with database.writing() as connection:
+        connection.execute(insert(usage).values(token="t", score=0.0))
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").glob("records.sqlite*")}
+    database.close()
+    assert modes == dict.fromkeys(("records.sqlite", "records.sqlite-wal", "records.sqlite-shm"), 0o600)
+
+
+@pytest.mark.parametrize("url", ["garbage", "foo://host/name"])
+def test_a_url_of_no_database_is_a_malformed_setting(url: str) -> None:
+    with pytest.raises(SettingsError, match="INFERENCE_SERVER_DATABASE_URL"):
+        open_database(url)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable, match="file"):
+        open_database(f"sqlite:///{tmp_path / 'file' / 'records.sqlite'}")
