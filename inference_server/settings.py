@@ -72,7 +72,9 @@ class Settings(BaseSettings):
     queues: str = Field("default", description="queues a worker listens to, separated by commas")
     preload: bool = Field(True, description="load every model of the queues when a worker child starts")
     log_json: bool = Field(False, description="write logs as JSON lines")
-    log_level: str = Field("INFO", description="lowest level that is logged")
+    log_level: str = Field(
+        "INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="lowest level that is logged"
+    )
 
     @property
     def database(self) -> str:

@@ -26,6 +26,12 @@ def test_a_malformed_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         load_settings()
 
 
+def test_a_log_level_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PREFIX + "LOG_LEVEL", "loud")
+    with pytest.raises(SettingsError, match="INFERENCE_SERVER_LOG_LEVEL"):
+        load_settings()
+
+
 def test_an_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PREFIX + "PORT", "9000")
     assert load_settings().port == 9000
