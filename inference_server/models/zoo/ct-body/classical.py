@@ -16,8 +16,7 @@ Spacing = tuple[float, float, float]
 SKIN_HU = -300.0
 LUNG_HU = -400.0
 GAS_HU = -945.0
-BONE_HU = 180.0
-CORTEX_HU = 350.0
+BONE_HU, MARROW_HU = 160.0, 95.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,12 @@ class Scan:
     @property
     def voxel_cc(self) -> float:
         return float(np.prod(self.spacing_mm)) / 1000
+
+    @property
+    def cortex_hu(self) -> float:
+        """What cortical bone exceeds; the larger a voxel, the more of it is something softer."""
+        size_mm = float(np.prod(self.spacing_mm)) ** (1 / 3)
+        return float(np.interp(size_mm, [1.0, 3.0], [350.0, 240.0]))
 
     def smooth(self, sigma_mm: float) -> np.ndarray:
         """Gaussian mean; along an axis whose voxels are far larger than sigma, nothing happens."""
@@ -111,12 +116,13 @@ def find_bone(scan: Scan, body: np.ndarray) -> np.ndarray:
     """Bright voxels joined to cortex, without contrast-filled vessels, marrow filled in."""
     smooth = scan.smooth(0.8)
     bright = (smooth > BONE_HU) & scan.erode(body, 2.0)
-    bright &= ~_contrast_filled(bright, smooth, scan)
-    pieces, count = ndimage.label(bright, np.ones((3, 3, 3)))
-    cortex_cc = np.bincount(pieces[smooth > CORTEX_HU], minlength=count + 1) * scan.voxel_cc
+    blood = _contrast_filled(bright, smooth, scan)
+    pieces, count = ndimage.label(bright & ~blood, np.ones((3, 3, 3)))
+    cortex_cc = np.bincount(pieces[smooth > scan.cortex_hu], minlength=count + 1) * scan.voxel_cc
     cortex_cc[0] = 0
-    bone = (cortex_cc > 0.05)[pieces]
-    return _fill_marrow(scan.close(bone, 2.0), smooth, scan.sampling[1:])
+    bone = scan.close((cortex_cc > 0.05)[pieces], 2.0)
+    bone |= scan.close(bone, 7.0) & (scan.smooth(2.0) > MARROW_HU) & body & ~blood
+    return _fill_marrow(bone, smooth, scan.sampling[1:])
 
 
 def _bounding_box(mask: np.ndarray, sampling: Spacing) -> tuple[slice, ...]:
@@ -172,13 +178,13 @@ def _lung_like(mask: np.ndarray, scan: Scan, smooth: np.ndarray) -> np.ndarray:
     pieces, count = ndimage.label(mask)
     if not count:
         return mask
-    inside = scan.erode(mask, 3.0)
+    inside = scan.erode(mask, 4.0)
     volume_cc = np.bincount(pieces.ravel(), minlength=count + 1) * scan.voxel_cc
     inside_cc = np.bincount(pieces[inside], minlength=count + 1) * scan.voxel_cc
     total = np.bincount(pieces[inside], smooth[inside], minlength=count + 1)
     mean = total / np.maximum(np.bincount(pieces[inside], minlength=count + 1), 1)
     slab_cc = 12 * min(1.0, mask.shape[0] * scan.sampling[0] / 25)
-    good = (volume_cc > slab_cc) & (inside_cc > 0.12 * volume_cc) & (mean > GAS_HU) & (mean < -550)
+    good = (volume_cc > slab_cc) & (inside_cc > 0.25 * volume_cc) & (mean > GAS_HU) & (mean < -550)
     good[0] = False
     return np.asarray(good)[pieces]
 

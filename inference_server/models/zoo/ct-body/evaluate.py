@@ -10,7 +10,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from inference_server.imaging.phantom import PhantomOptions, ct_phantom
 
 HERE = Path(__file__).parent
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LUNG_CLASSES = range(10, 15)
 # Sacrum and vertebrae; humeri, scapulae, clavicles; femora and hips; skull, ribs and sternum.
 BONE_CLASSES = (*range(25, 51), *range(69, 79), *range(91, 117))
@@ -49,9 +49,9 @@ class Reference:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A network with its weights, and the transforms and the inferer about it."""
+    """A network with its weights in each precision, and the transforms and the inferer about it."""
 
-    network: torch.nn.Module
+    networks: dict[str, torch.nn.Module]
     preprocessing: Callable[[Any], Any]
     inferer: Callable[..., torch.Tensor]
     postprocessing: Callable[[Any], Any]
@@ -66,16 +66,16 @@ class Bundle:
         network.load_state_dict(load_file(weights))
         network = network.eval().to(memory_format=torch.channels_last_3d)
         parts = (config.get_parsed_content(name) for name in ("preprocessing", "inferer", "postprocessing"))
-        return cls(network, *parts)
+        networks = {name: deepcopy(network).to(dtype) for name, dtype in PRECISIONS.items()}
+        return cls(networks, *parts)
 
     @torch.inference_mode()
     def segment(self, image: Path, *, precision: str) -> tuple[np.ndarray, float]:
         """Masks ``(3, Z, Y, X)`` bool on the grid of the file, and the seconds that the network took."""
-        dtype = PRECISIONS[precision]
+        network, dtype = self.networks[precision], PRECISIONS[precision]
         item = self.preprocessing({"image": str(image)})
         start = time.perf_counter()
-        with torch.autocast("cpu", dtype) if dtype else nullcontext():
-            item["pred"] = self.inferer(item["image"][None], self.network)[0].float()
+        item["pred"] = self.inferer(item["image"][None], lambda window: network(window.to(dtype)).float())[0]
         seconds = time.perf_counter() - start
         return self.postprocessing(item)["pred"].numpy().transpose(0, 3, 2, 1) > 0.5, seconds
 

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from cases import random_phantom, training_cts
 from monai.bundle import ConfigParser
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from samples import Sampler, Source
 from torch import Tensor, nn
 from torch.nn import functional
 
 HERE = Path(__file__).parent
 SMALL, FULL = (64, 64, 48), (96, 96, 64)
-PHANTOMS, PHANTOM_SHARE = 60, 0.45
+PHANTOMS, PHANTOM_SHARE = 45, 0.45
 LEARNING_RATE, WARM_UP_STEPS, AVERAGE_DECAY = 3e-3, 50, 0.995
 SAVE_EVERY_S = 240.0
 log = logging.getLogger("train")
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where weights and log go")
     parser.add_argument("--minutes", type=float, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="weights to go on from, instead of random ones")
     parser.add_argument("--threads", type=int, default=1, help="more than one pays only on an idle machine")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,17 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     sources = gather(args.data, args.seed)
-    train(sources, args.out / "model.safetensors", seconds=60 * args.minutes, seed=args.seed)
+    model = network(args.start).to(memory_format=torch.channels_last_3d)
+    train(model, sources, args.out / "model.safetensors", seconds=60 * args.minutes, seed=args.seed)
+
+
+def network(start: Path | None) -> nn.Module:
+    """The network of the bundle's configuration, with random weights or with those of a file."""
+    config = ConfigParser(ConfigParser.load_config_file(HERE / "configs" / "inference.json"))
+    model: nn.Module = config.get_parsed_content("network_def")
+    if start:
+        model.load_state_dict(load_file(start))
+    return model
 
 
 def gather(data: Path, seed: int) -> tuple[list[Source], list[Source]]:
@@ -65,10 +76,10 @@ def loss_of(logits: Tensor, soft: Tensor) -> Tensor:
     return entropy + 0.5 * (1 - dice).mean()
 
 
-def train(sources: tuple[list[Source], list[Source]], target: Path, *, seconds: float, seed: int) -> None:
+def train(
+    model: nn.Module, sources: tuple[list[Source], list[Source]], target: Path, *, seconds: float, seed: int
+) -> None:
     """Train for a given time, small windows first; the learning rate falls to zero with the time left."""
-    network = ConfigParser(ConfigParser.load_config_file(HERE / "configs" / "inference.json"))
-    model: nn.Module = network.get_parsed_content("network_def").to(memory_format=torch.channels_last_3d)
     average = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-4)
     sampler = Sampler(torch.Generator().manual_seed(seed))
@@ -84,9 +95,16 @@ def train(sources: tuple[list[Source], list[Source]], target: Path, *, seconds: 
             log.info("step %d %3.0f %% loss %.4f", step, 100 * progress, np.mean(recent[-50:]))
         if time.monotonic() - saved > SAVE_EVERY_S:
             saved = time.monotonic()
-            save_file(average, target)
-    save_file(average, target)
+            save(average, target)
+    save(average, target)
     log.info("done after %d steps", step)
+
+
+def save(weights: dict[str, Tensor], target: Path) -> None:
+    """Write weights whole or not at all, in the plain memory order that safetensors asks for."""
+    partial = target.with_suffix(".partial")
+    save_file({name: value.contiguous() for name, value in weights.items()}, partial)
+    partial.replace(target)
 
 
 def _batch(
