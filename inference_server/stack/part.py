@@ -9,8 +9,10 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+STANDARD_ERROR = 2
+"""Messages go there; standard output is for results."""
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
 STEADY_S = 60.0
@@ -45,6 +47,10 @@ class Part:
         """Process id while it runs or has just died, None before the first start."""
         return self._process.pid if self._process else None
 
+    def set_environment(self, **variables: str) -> None:
+        """Add environment variables for the next start."""
+        self.spec = replace(self.spec, environment={**self.spec.environment, **variables})
+
     def start(self) -> None:
         """Start the process in a group of its own: a Ctrl-C reaches the supervisor alone, which stops in order."""
         self.ready.clear()
@@ -53,7 +59,7 @@ class Part:
             (*_leash(), *self.spec.command),
             env={**os.environ, **self.spec.environment},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if self.spec.ready_line else None,
+            stdout=subprocess.PIPE if self.spec.ready_line else STANDARD_ERROR,
             text=True,
             start_new_session=True,
         )

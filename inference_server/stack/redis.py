@@ -13,6 +13,7 @@ from inference_server.errors import SettingsError
 
 URL_FILE = "url"
 PASSWORD_FILE = "password"
+SOCKET_FOLDER = "inference-server-"
 NAMES_ON_PATH = ("redis-server", "valkey-server")
 
 CONFIG = """\
@@ -57,7 +58,8 @@ def prepare_redis(folder: Path) -> EmbeddedRedis:
     """
     program = find_redis()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    socket_folder = Path(tempfile.mkdtemp(prefix="inference-server-"))
+    _remove_left(folder / URL_FILE)
+    socket_folder = Path(tempfile.mkdtemp(prefix=SOCKET_FOLDER))
     password = _password(folder)
     socket = socket_folder / "redis.sock"
     config = socket_folder / "redis.conf"
@@ -91,6 +93,15 @@ def running_url(data_dir: Path) -> str | None:
     """Return the URL of the embedded Redis that `up` runs on this data folder, or None."""
     path = data_dir / "redis" / URL_FILE
     return path.read_text() if path.is_file() else None
+
+
+def _remove_left(url_file: Path) -> None:
+    """Remove the socket's folder of a server that was killed; the URL file says where it is."""
+    if not url_file.is_file():
+        return
+    socket_folder = Path(url_file.read_text().rpartition("@")[2]).parent
+    if socket_folder.name.startswith(SOCKET_FOLDER):
+        shutil.rmtree(socket_folder, ignore_errors=True)
 
 
 def _password(folder: Path) -> str:

@@ -13,11 +13,12 @@ from pathlib import Path
 from types import FrameType
 
 from inference_server.errors import SettingsError, StoreUnavailable
-from inference_server.settings import Settings
+from inference_server.settings import PREFIX, Settings
 from inference_server.stack.part import Part, PartSpec
 from inference_server.stack.redis import EmbeddedRedis, prepare_redis
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
+from inference_server.tasks.queue import CeleryTurns, send_turns
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def run_up(settings: Settings, *, ready: Callable[[str], None]) -> None:
     Raises:
         SettingsError: another server runs on this data folder, there is no Redis, or a part does not come up.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    _make_private(settings.data_dir)
     with _only_one(settings.data_dir / "up.lock"), _stop_signals() as stopped, _broker(settings) as (redis, url):
         settings = settings.model_copy(update={"broker_url": url})
         supervisor = Supervisor(settings, redis)
@@ -56,7 +57,9 @@ class Supervisor:
     """The parts in the order of their start: the broker first, the API last."""
 
     def __init__(self, settings: Settings, redis: EmbeddedRedis | None) -> None:
-        self._claims = Claims(open_database(settings.database))
+        self._settings = settings
+        self._claims = Claims(open_database(settings.database), max_attempts=settings.max_attempts)
+        self._turns = CeleryTurns(settings)
         self._broker = [Part(PartSpec("redis", redis.command, {}, ready_line=False))] if redis else []
         self._worker = _own_part("worker", settings, {"REMAP_SIGTERM": "SIGQUIT"})
         self._api = _own_part("api", settings)
@@ -79,6 +82,8 @@ class Supervisor:
         while not stopped() and not all(part.ready.is_set() for part in self._parts):
             self._refuse_dead(deadline)
             time.sleep(WATCH_S / 5)
+        if self.url:  # a free port that was found once is kept when the API is restarted
+            self._api.set_environment(**{f"{PREFIX}PORT": self.url.rpartition(":")[2]})
 
     def watch(self) -> None:
         """Restart what died, with back-off; the claims of a dead worker go back to the queue at once."""
@@ -103,7 +108,8 @@ class Supervisor:
         if part is not self._worker or not part.announced:
             return
         try:
-            self._claims.lose(part.announced, alive_pids=())
+            lost = self._claims.lose(part.announced, alive_pids=())
+            send_turns(self._turns, self._settings.queue_names, len(lost))
         except StoreUnavailable:
             log.warning("claims of the dead worker are left to housekeeping")
 
@@ -128,6 +134,14 @@ def _stop(parts: Sequence[Part], deadline: float) -> None:
 def _own_part(name: str, settings: Settings, environment: Mapping[str, str] | None = None) -> Part:
     command = (sys.executable, "-m", "inference_server", name)
     return Part(PartSpec(name, command, {**settings.environment(), **(environment or {})}))
+
+
+def _make_private(folder: Path) -> None:
+    """Make the data folder, for its owner only: records and cases are patients' data."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as exc:
+        raise SettingsError(f"The data folder {folder} cannot be made: {exc.strerror}. Choose another --data.") from exc
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import NoReturn
 from inference_server.errors import StoreUnavailable
 from inference_server.settings import Settings
 from inference_server.tasks.claims import Claims
+from inference_server.tasks.queue import send_turns
 from inference_server.tasks.service import Turns
 
 log = logging.getLogger(__name__)
@@ -155,10 +156,7 @@ class Guardian:
             self._send_turns(len(lost))
 
     def _send_turns(self, count: int) -> None:
-        for queue in self._settings.queue_names:
-            for _ in range(count):
-                if not self._turns.send(queue):
-                    return
+        send_turns(self._turns, self._settings.queue_names, count)
 
 
 def _is_alive(pid: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from celery import Celery
@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 from inference_server.errors import SettingsError
 from inference_server.settings import Settings
 from inference_server.tasks.record import Priority
+from inference_server.tasks.service import Turns
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,14 @@ class CeleryTurns:
             log.warning(
                 "broker cannot be reached; turns are sent later", extra={"reason": type(exc.__cause__).__name__}
             )
+
+
+def send_turns(turns: Turns, queues: Sequence[str], count: int) -> None:
+    """Send so many turns to each of the queues, for tasks that went back; housekeeping sends what is missing."""
+    for queue in queues:
+        for _ in range(count):
+            if not turns.send(queue):
+                return
 
 
 def make_celery(settings: Settings, *, answer_limit_s: float | None = None) -> Celery:

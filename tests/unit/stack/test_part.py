@@ -48,3 +48,28 @@ def test_a_part_dies_with_the_process_that_started_it() -> None:
     parent.stdout.close()
     psutil.wait_procs([child], timeout=20)
     assert not child.is_running()
+
+
+TALKER = """
+import sys
+from inference_server.stack.part import Part, PartSpec
+child = Part(PartSpec("child", (sys.executable, "-c", "print('a message')"), {}, ready_line=False))
+child.start()
+child.wait(20)
+print("ready", flush=True)
+"""
+
+
+def test_what_a_part_says_goes_to_standard_error() -> None:
+    done = subprocess.run([sys.executable, "-c", TALKER], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "ready\n"
+    assert "a message" in done.stderr
+
+
+def test_a_part_is_started_again_with_what_was_added_to_its_environment() -> None:
+    part = Part(spec("import os; print('ready', os.environ['PORT_FOUND'], flush=True)"))
+    part.set_environment(PORT_FOUND="4711")
+    part.start()
+    assert part.ready.wait(20)
+    assert part.announced == "4711"
+    part.kill()

@@ -63,3 +63,11 @@ def test_the_password_stays_the_same_over_restarts(tmp_path: Path) -> None:
     assert first.url.split("@")[0] == second.url.split("@")[0]
     first.remove()
     second.remove()
+
+
+def test_a_start_removes_what_a_killed_server_left(tmp_path: Path) -> None:
+    killed = prepare_redis(tmp_path)
+    following = prepare_redis(tmp_path)
+    assert not killed.socket_folder.exists()
+    assert following.socket_folder.is_dir()
+    following.remove()
