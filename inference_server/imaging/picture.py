@@ -38,7 +38,8 @@ def read_picture(path: Path, *, max_bytes: int) -> Volume:
     """Read a picture.
 
     Returns:
-        Volume ``(1, Y, X)`` in the type of the file; colours become their luminance, float32.
+        Volume ``(1, Y, X)`` in the type of the file; colours become their luminance, float32. A DICOM image whose
+        lowest values are the brightest is turned round, so that in every picture more is brighter.
 
     Raises:
         MalformedMessage: the file cannot be read.
@@ -46,7 +47,7 @@ def read_picture(path: Path, *, max_bytes: int) -> Volume:
         TooLarge: it takes more than `max_bytes` in memory.
 
     Source:
-        ITU-R BT.601 for the luminance.
+        ITU-R BT.601 for the luminance, DICOM PS3.3 C.7.6.3.1.2 for MONOCHROME1.
     """
     import SimpleITK as sitk  # noqa: N813 - 0.2 s, and only for pictures
 
@@ -54,7 +55,7 @@ def read_picture(path: Path, *, max_bytes: int) -> Volume:
     if size_bytes > max_bytes:
         raise TooLarge(f"The picture takes {size_bytes} bytes in memory; this server takes {max_bytes} at most.")
     with _itk_errors():
-        pixels = sitk.GetArrayFromImage(_reader(path).Execute())
+        pixels = sitk.GetArrayFromImage(_reader(path).Execute())  # MONOCHROME1 is inverted by ITK
     rows_columns = pixels.reshape(*geometry.shape, -1)
     return Volume(_grey(rows_columns), geometry)
 

@@ -62,6 +62,8 @@ def _declared(metadata: Config, config: Config) -> dict[str, Any]:
     channels = int(outputs[0].get("num_channels", 1)) if outputs else 1
     post = post_processing(config, channels)
     return {
+        **_classes(data_format.get("outputs", {})),
+        "dimensions": _dimensions(data_format.get("inputs", {})),
         "runtime": "monai-bundle",
         "version": str(metadata.get("version", "1.0.0")),
         "title": str(metadata.get("task") or metadata.get("name") or ""),
@@ -209,6 +211,21 @@ def _channels(inputs: Config) -> Iterator[dict[str, Any]]:
                 name = f"{name} {len(taken) + 1}"
             taken.add(name)
             yield {"name": name, "modality": entry.get("modality")}
+
+
+def _classes(outputs: Config) -> dict[str, Any]:
+    """Return the kind and the classes of a classification, nothing for others."""
+    output = next((entry for entry in outputs.values() if isinstance(entry, dict)), {})
+    if output.get("format") != "classes" and output.get("type") not in ("probabilities", "classification"):
+        return {}
+    defined = output.get("channel_def") or {}
+    names = [str(defined.get(str(index), f"class {index}")) for index in range(int(output.get("num_channels", 1)))]
+    return {"kind": "classification", "classes": names}
+
+
+def _dimensions(inputs: Config) -> int:
+    shapes = [entry.get("spatial_shape") for entry in _images(inputs)]
+    return 2 if shapes and all(isinstance(shape, list) and len(shape) == 2 for shape in shapes) else 3
 
 
 def _labels(outputs: list[Config], *, first: int) -> dict[int, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class ModelCheck:
         model: id and version.
         precision: what it computes in on this device.
         volumes_cc: each label's volume in the example, by name; None where the model declares no example.
+        classifications: each class's probability in the example.
         report: how the run went.
     """
 
@@ -28,11 +29,14 @@ class ModelCheck:
     precision: str
     volumes_cc: Mapping[str, float] | None
     report: Report
+    classifications: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if self.volumes_cc is None:
             return f"{self.model}: loads ({self.precision}); it declares no example to run"
-        found = ", ".join(f"{name} {volume:.1f} cc" for name, volume in self.volumes_cc.items())
+        volumes = [f"{name} {volume:.1f} cc" for name, volume in self.volumes_cc.items()]
+        classes = [f"{name} {probability:.3f}" for name, probability in self.classifications.items()]
+        found = ", ".join([*volumes, *classes])
         seconds = sum(self.report.timings_s.values())
         return f"{self.model}: works ({self.precision}, {seconds:.2f} s on its example): {found}"
 
@@ -50,7 +54,7 @@ def check_model(model: Model, engine: Engine) -> ModelCheck:
     if case is None:
         return ModelCheck(name, runtime.precision.value, None, Report())
     result = engine.run(model, case)
-    return ModelCheck(name, runtime.precision.value, _volumes(result), result.report)
+    return ModelCheck(name, runtime.precision.value, _volumes(result), result.report, result.classifications)
 
 
 def _volumes(result: Result) -> dict[str, float]:

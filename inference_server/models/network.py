@@ -40,7 +40,8 @@ class Network:
 
     def __call__(self, window: torch.Tensor) -> torch.Tensor:
         """Return the scores ``(B, classes, A, B, C)`` of a window ``(B, channels, A, B, C)``."""
-        output = self._module(window.to(self._dtype, memory_format=self._layout))
+        layout = self._layout if window.ndim == 5 else torch.contiguous_format
+        output = self._module(window.to(self._dtype, memory_format=layout))
         return first_tensor(output).to(torch.float32, memory_format=torch.contiguous_format)
 
 

@@ -70,7 +70,8 @@ def candidates(device: torch.device) -> tuple[Precision, ...]:
 
 
 def _automatic(runtime: Runtime, device: torch.device, cache_dir: Path | None) -> Verdict:
-    formats = candidates(device) if runtime.choosable else ()
+    is_comparable = runtime.choosable and runtime.model.manifest.kind == "segmentation"
+    formats = candidates(device) if is_comparable else ()
     if not formats or runtime.model.manifest.example is None:
         return Verdict(Precision.FLOAT32)
     path = cache_dir / f"{_fingerprint(runtime, device)}.json" if cache_dir else None

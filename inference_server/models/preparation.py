@@ -99,6 +99,7 @@ class Preparation(Declared):
             stay oblique.
         spacing_mm: the voxels' size along these axes; linear interpolation, the first voxel's centre stays where it is.
             None keeps it.
+        stretch: voxels along these axes, by linear interpolation over the image's extent. None keeps them.
         size: voxels along these axes, by cropping and padding on both sides. None keeps it.
         intensity: changes of the values, one after the other.
         crop: what is kept.
@@ -109,6 +110,7 @@ class Preparation(Declared):
 
     orientation: AxisCodes = "RAS"
     spacing_mm: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    stretch: Size | None = None
     size: Size | None = None
     intensity: tuple[IntensityStep, ...] = ()
     crop: Crop | None = None

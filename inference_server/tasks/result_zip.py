@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from inference_server.errors import MalformedMessage
@@ -14,6 +17,7 @@ from inference_server.models.case import Result, Segmentation
 from inference_server.models.manifest import LabelName
 from inference_server.tasks.case_files.meta import decode_object
 
+CLASSES = "classifications.csv"
 _MEMBER_LIMIT = 4096
 _UNPACKED_LIMIT_BYTES = 64 * 1024**3
 _JSON_LIMIT_BYTES = 16 * 1024**2
@@ -21,10 +25,10 @@ _LABELS = ".nii.gz"
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Write the segmentations of a result, without compressing the gzipped labels again.
+    """Write the segmentations and classes of a result, without compressing the gzipped labels again.
 
     Each becomes ``NAME.nii.gz`` and ``NAME.json``, which maps every label value to its name. No other JSON may be in
-    this zip: a fielded MIM client takes each for the names of a label volume.
+    this zip: a fielded MIM client takes each for the names of a label volume. Classes stand in `classifications.csv`.
 
     Raises:
         InvalidVolume: labels are not uint8 or uint16, or larger than NIfTI can say.
@@ -37,6 +41,8 @@ def write_result(path: Path, result: Result) -> None:
                 write_labels(stream, segmentation.labels)  # type: ignore[arg-type]
             names = {str(value): label.name for value, label in segmentation.names.items()}
             archive.writestr(zipfile.ZipInfo(stem + ".json"), json.dumps(names))
+        if result.classifications:
+            archive.writestr(zipfile.ZipInfo(CLASSES), _table(result.classifications))
 
 
 def read_result(path: Path) -> tuple[Segmentation, ...]:
@@ -62,6 +68,12 @@ def _read_segmentation(archive: Archive, stem: str) -> Segmentation:
     return Segmentation(
         stem, labels, {int(value): LabelName.model_validate({"name": name}) for value, name in said.items()}
     )
+
+
+def _table(classifications: Mapping[str, float]) -> str:
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([("class", "probability"), *classifications.items()])
+    return table.getvalue()
 
 
 def _unused_stem(name: str, taken: set[str]) -> str:

@@ -25,14 +25,15 @@ class Watch:
     cancelled: Callable[[], bool]
 
 
-def infer(network: Network, inferer: Any, prepared: Prepared, watch: Watch) -> Prediction:
+def infer(network: Network, inferer: Any, prepared: Prepared, watch: Watch, kind: str = "segmentation") -> Prediction:
     """Run a network on a case.
 
     Args:
-        network: takes ``(B, channels, A, B, C)`` and gives ``(B, classes, A, B, C)``.
+        network: takes ``(B, channels, A, B, C)`` and gives ``(B, classes, A, B, C)``, or ``(B, classes)``.
         inferer: one of MONAI's, called with the input and the network.
         prepared: not modified.
         watch: where, and who listens.
+        kind: as in the manifest.
 
     Raises:
         Cancelled: `watch.cancelled` said so.
@@ -44,6 +45,8 @@ def infer(network: Network, inferer: Any, prepared: Prepared, watch: Watch) -> P
         output = inferer(prepared.inputs[None].to(watch.device), watched)
         scores = first_tensor(output)[0].float().cpu()
         check_finite(scores)
+    if kind == "classification":
+        return Prediction(prepared, scores.flatten())
     if scores.shape[1:] != prepared.inputs.shape[1:]:
         raise PredictionError("The model's output has another size than its input, which cannot be restored.")
     return Prediction(prepared, scores)

@@ -15,6 +15,7 @@ from monai.transforms import SaveImaged
 from inference_server.errors import ModelLoadError, PredictionError
 from inference_server.models.bundle import Config, post_processing, read_inference_config
 from inference_server.models.case import Case, Result
+from inference_server.models.classify import guess_activation, restore_classes
 from inference_server.models.manifest import Precision
 from inference_server.models.network import Network
 from inference_server.models.registry import Model
@@ -23,6 +24,7 @@ from inference_server.models.runtimes.base import Prediction, Prepared, Runtime
 from inference_server.models.runtimes.inference import Watch, infer
 from inference_server.models.runtimes.monai_config import bundle_code, load_network, open_parser
 from inference_server.models.runtimes.monai_prepare import Data, Preprocessing, lps_affine
+from inference_server.models.runtimes.planar import Planar
 
 
 class MonaiBundle(Runtime):
@@ -55,36 +57,47 @@ class MonaiBundle(Runtime):
 
     def load(self, device: torch.device) -> None:
         folder = self.model.folder.absolute()
-        as_written = self.model.manifest.restore == "labels"
+        as_written = self.model.manifest.restore == "labels" and self.model.manifest.kind == "segmentation"
         self._device, self.precision = device, Precision.FLOAT32
         self._config = read_inference_config(folder)
         with bundle_code(folder):
             parser = open_parser(folder, device)
             self._preprocessing = Preprocessing(_parsed(parser, "preprocessing"), traced=as_written)
-            self._inferer = _parsed(parser, "inferer") if "inferer" in parser else SimpleInferer()
+            self._inferer = self._find_inferer(parser)
             self._network = Network(load_network(parser, folder, device))
             self._postprocessing = _parsed(parser, "postprocessing") if as_written else None
 
     def prepare(self, case: Case) -> Prepared:
         data = self._preprocessing(case, self.model.manifest)
         image = self._preprocessing.image(data)
-        if image.ndim != 4:
-            raise PredictionError("The bundle's preprocessing did not give an image of channels and three axes.")
+        flat = self.model.manifest.dimensions == 2
+        if image.ndim != (3 if flat else 4):
+            axes = "two" if flat else "three"
+            raise PredictionError(f"The bundle's preprocessing did not give an image of channels and {axes} axes.")
+        inputs = image.as_tensor().float().contiguous()
         context = {"data": data} if self._postprocessing else {}
-        return Prepared(case, image.as_tensor().float().contiguous(), lps_affine(image), context)
+        return Prepared(case, inputs[..., None] if flat else inputs, lps_affine(image), context)
 
     def predict(
         self, prepared: Prepared, *, progress: Callable[[float], None], cancelled: Callable[[], bool]
     ) -> Prediction:
-        return infer(self._network, self._inferer, prepared, Watch(self._device, progress, cancelled))
+        watch = Watch(self._device, progress, cancelled)
+        return infer(self._network, self._inferer, prepared, watch, self.model.manifest.kind)
 
     def restore(self, prediction: Prediction) -> Result:
-        manifest = self.model.manifest
+        manifest, scores = self.model.manifest, prediction.scores
+        if manifest.kind == "classification":
+            said = post_processing(self._config, len(scores)).activation
+            return restore_classes(scores, manifest, said or guess_activation(scores))
         if self._postprocessing:
             labels, affine = self._run_postprocessing(prediction)
             return Result(restore_labels(labels, affine, prediction.prepared.case, manifest))
-        activation = post_processing(self._config, len(prediction.scores)).activation
+        activation = post_processing(self._config, len(scores)).activation
         return Result(restore_scores(prediction, manifest, activation))
+
+    def _find_inferer(self, parser: ConfigParser) -> Any:
+        inferer = _parsed(parser, "inferer") if "inferer" in parser else SimpleInferer()
+        return Planar(inferer, rows_first=False) if self.model.manifest.dimensions == 2 else inferer
 
     def _run_postprocessing(self, prediction: Prediction) -> tuple[torch.Tensor, np.ndarray]:
         data: Data = dict(prediction.prepared.context["data"])

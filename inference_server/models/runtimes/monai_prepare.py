@@ -64,7 +64,7 @@ class Preprocessing:
         return found if isinstance(found, MetaTensor) else MetaTensor(found)
 
     def _load(self, case: Case, manifest: Manifest) -> Data:
-        arrays = [_array(volume) for volume in _all_channels(case, manifest)]
+        arrays = [_array(volume, manifest.dimensions) for volume in _all_channels(case, manifest)]
         affine = torch.from_numpy(RAS_FROM_LPS @ case.reference.geometry.affine)
         if len(self._keys) == len(arrays):
             return {key: self._tensor(array, affine) for key, array in zip(self._keys, arrays, strict=True)}
@@ -95,13 +95,14 @@ def _blank(like: Volume) -> Volume:
     return Volume(np.zeros_like(like.array), like.geometry)
 
 
-def _array(volume: Volume) -> torch.Tensor:
-    """Return a float32 copy in MONAI's index order (x, y, z)."""
-    return torch.from_numpy(volume.array.astype(np.float32)).permute(2, 1, 0)
+def _array(volume: Volume, dimensions: int) -> torch.Tensor:
+    """Return a float32 copy in MONAI's index order (x, y, z), or (x, y)."""
+    array = torch.from_numpy(volume.array.astype(np.float32)).permute(2, 1, 0)
+    return array[..., 0] if dimensions == 2 else array
 
 
 def _tensor(array: torch.Tensor, affine: torch.Tensor, *, channel: int | None) -> MetaTensor:
-    size = array.shape[-3:]
+    size = array.shape if channel is None else array.shape[1:]
     meta = {
         "original_channel_dim": float("nan") if channel is None else channel,
         "spatial_shape": np.asarray(size),

@@ -13,6 +13,7 @@ from monai.inferers import SimpleInferer, SlidingWindowInferer
 from inference_server.errors import PredictionError
 from inference_server.models.bundle import Activation
 from inference_server.models.case import Case, Result
+from inference_server.models.classify import restore_classes
 from inference_server.models.files import weights_path
 from inference_server.models.manifest import Manifest, Precision
 from inference_server.models.network import Network
@@ -22,6 +23,7 @@ from inference_server.models.restore import restore_labels, restore_scores
 from inference_server.models.runtimes.base import Prediction, Prepared, Runtime
 from inference_server.models.runtimes.inference import Watch, infer
 from inference_server.models.runtimes.plain_prepare import prepare_case
+from inference_server.models.runtimes.planar import Planar
 
 
 class PlainRuntime(Runtime):
@@ -60,29 +62,48 @@ class PlainRuntime(Runtime):
 
     def prepare(self, case: Case) -> Prepared:
         manifest = self.model.manifest
-        return prepare_case(case, [channel.name for channel in manifest.channels], manifest.prepare or Preparation())
+        names = [channel.name for channel in manifest.channels]
+        return prepare_case(case, names, preparation(manifest), flat=manifest.dimensions == 2)
+
+    @property
+    def _decides(self) -> bool:
+        return self.model.manifest.restore == "argmax" and self.model.manifest.kind == "segmentation"
 
     def predict(
         self, prepared: Prepared, *, progress: Callable[[float], None], cancelled: Callable[[], bool]
     ) -> Prediction:
-        prediction = infer(self._network, self._inferer, prepared, Watch(self._device, progress, cancelled))
-        if self.model.manifest.restore == "argmax" and len(prediction.scores) == 1:
+        prediction = infer(
+            self._network, self._inferer, prepared, Watch(self._device, progress, cancelled), self.model.manifest.kind
+        )
+        if self._decides and len(prediction.scores) == 1:
             raise PredictionError("The network gives one channel, and argmax needs one for each class.")
         return prediction
 
     def restore(self, prediction: Prediction) -> Result:
         manifest, prepared = self.model.manifest, prediction.prepared
+        if manifest.kind == "classification":
+            return restore_classes(prediction.scores, manifest, activation(manifest))
         if manifest.restore == "labels":
             return Result(restore_labels(prediction.scores, prepared.affine, prepared.case, manifest))
         return Result(restore_scores(prediction, manifest, activation(manifest)))
 
 
+def preparation(manifest: Manifest) -> Preparation:
+    """Return a manifest's section `prepare`. A picture is not turned unless it says so."""
+    declared = manifest.prepare or Preparation()
+    if manifest.dimensions == 2 and "orientation" not in declared.model_fields_set:
+        return declared.model_copy(update={"orientation": "LPS"})
+    return declared
+
+
 def make_inferer(manifest: Manifest) -> Any:
     """Return MONAI's inferer of a manifest; without a section `inferer`, the whole image at once."""
-    declared = manifest.inferer
-    if not isinstance(declared, Windows):
-        return SimpleInferer()
-    return SlidingWindowInferer(declared.size, declared.batch, declared.overlap, declared.mode)
+    flat = manifest.dimensions == 2
+    inferer: Any = SimpleInferer()
+    if isinstance(declared := manifest.inferer, Windows):
+        size = declared.size[1::-1] if flat else declared.size
+        inferer = SlidingWindowInferer(size, declared.batch, declared.overlap, declared.mode)
+    return Planar(inferer, rows_first=True) if flat else inferer
 
 
 def activation(manifest: Manifest) -> Activation | None:

@@ -37,17 +37,20 @@ class Image:
         return self.values.shape[1], self.values.shape[2], self.values.shape[3]
 
 
-def prepare_case(case: Case, channels: Sequence[str], declared: Preparation) -> Prepared:
+def prepare_case(case: Case, channels: Sequence[str], declared: Preparation, *, flat: bool = False) -> Prepared:
     """Turn a case into a network's input.
 
     Args:
         case: not modified. A channel that was not sent is zero everywhere.
         channels: the names of all channels, in the network's order.
         declared: what to do.
+        flat: the last axis is not padded.
     """
     image = orient(load(case, channels), declared.orientation)
     if declared.spacing_mm:
         image = respace(image, declared.spacing_mm)
+    if declared.stretch:
+        image = stretch(image, declared.stretch)
     if declared.size:
         image = resize(image, declared.size)
     change_intensities(image.values, channels, declared.intensity)
@@ -55,7 +58,7 @@ def prepare_case(case: Case, channels: Sequence[str], declared: Preparation) -> 
         image = crop(image, declared.crop)
     multiple = declared.multiple_of
     a, b, c = (-(-count // multiple) * multiple for count in image.size)
-    image = resize(image, (a, b, c))
+    image = resize(image, (a, b, image.size[2] if flat else c))
     return Prepared(case, image.values.contiguous(), image.affine)
 
 
@@ -97,6 +100,12 @@ def respace(image: Image, spacing_mm: Sequence[float]) -> Image:
     exact = first.exact and second.exact and last.exact
     values = image.values if exact else resample(image.values, (first, second, last))
     return Image(values, image.affine @ np.diag([*zoom, 1.0]))
+
+
+def stretch(image: Image, size: Size) -> Image:
+    """Interpolate linearly to a number of voxels; the image's extent stays."""
+    spacing_mm = np.linalg.norm(image.affine[:3, :3], axis=0)
+    return respace(image, list(spacing_mm * image.size / size))
 
 
 def resize(image: Image, size: Size) -> Image:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from pictures import save_picture
 
 from inference_server.errors import InvalidVolume, MalformedMessage, TooLarge
 from inference_server.imaging.picture import read_picture, read_picture_header
@@ -62,3 +63,21 @@ def test_a_real_x_ray_reads(real_data: Path) -> None:
     volume = read_picture(real_data / "dicom" / "chest_xray_nih_test2.dcm", max_bytes=2**24)
     assert volume.array.shape == (1, 1024, 1024)
     assert volume.array.max() > 100
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int16"])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_in_every_dicom_picture_more_is_brighter(inverse: bool, kind: str, tmp_path: Path) -> None:
+    pixels = np.array([[0, 10, 20], [30, 40, 100]], kind)
+    found = read_picture(save_picture(tmp_path / "a.dcm", pixels, inverse=inverse), max_bytes=1000).array
+    lowest, highest = np.iinfo(kind).min, np.iinfo(kind).max
+    np.testing.assert_array_equal(found[0], lowest + highest - pixels.astype(int) if inverse else pixels)
+    assert found.dtype == kind
+
+
+def test_an_inverted_dicom_picture_keeps_the_range_of_its_scale(tmp_path: Path) -> None:
+    """Stored are 0 and 255 of int16, which stand for -100 and 410."""
+    tags = {"0028|1052": "-100", "0028|1053": "2"}
+    path = save_picture(tmp_path / "a.dcm", np.array([[-100, 410]], np.int16), tags, inverse=True)
+    found = read_picture(path, max_bytes=1000).array
+    np.testing.assert_array_equal(found, [[[2 * -1 - 100, 2 * -256 - 100]]])

@@ -19,6 +19,7 @@ from inference_server.models.case import Result, Segmentation
 from inference_server.models.manifest import LabelName
 from inference_server.tasks.case_zip import read_case
 from inference_server.tasks.result_zip import read_result, write_result
+from mim_extension.task_output import TaskOutput
 
 NAMES = {1: LabelName(name="GTVt", code=None), 2: LabelName(name="Moelle épinière", code=None)}
 
@@ -51,6 +52,19 @@ def test_the_zip_holds_stored_pairs_and_nothing_else(path: Path) -> None:
         assert archive.namelist() == ["a.nii.gz", "a.json", "b.nii.gz", "b.json"]
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
         assert json.loads(archive.read("a.json")) == {"1": "GTVt", "2": "Moelle épinière"}
+
+
+def test_a_classification_stands_in_a_table_that_no_client_takes_for_labels(path: Path) -> None:
+    write_result(path, Result(classifications={"benign, cystic": 0.75, "malignant": 0.25}))
+    assert read_result(path) == ()
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["classifications.csv"]
+        assert archive.read("classifications.csv").decode().splitlines() == [
+            "class,probability",
+            '"benign, cystic",0.75',
+            "malignant,0.25",
+        ]
+    assert TaskOutput(path).get_output_as_label_array_dict() == {}
 
 
 def test_names_become_file_names_that_differ_on_every_system(path: Path) -> None:
