@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from inference_server.errors import SettingsError, StoreUnavailable
 from inference_server.settings import PREFIX, Settings
@@ -156,9 +157,16 @@ def _broker(settings: Settings) -> Iterator[tuple[EmbeddedRedis | None, str]]:
         redis.remove()
 
 
+def _opened(path: Path) -> IO[str]:
+    try:
+        return path.open("w")
+    except OSError as exc:
+        raise SettingsError(f"The data folder {path.parent} cannot be written to: {exc.strerror}.") from exc
+
+
 @contextmanager
 def _only_one(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
+    with _opened(path) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
