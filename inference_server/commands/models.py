@@ -75,12 +75,14 @@ def check_models(
     registry = open_registry(settings)
     engine = open_engine(settings, registry)
     failures = [f"{folder}: {why}" for folder, why in registry.problems().items()]
-    for model in registry.models():
-        if only in (None, model.manifest.id):
-            try:
-                typer.echo(check_model(model, engine))
-            except InferenceServerError as error:
-                failures.append(f"{model.manifest.id}: {error.message}")
+    chosen = [model for model in registry.models() if only in (None, model.manifest.id)]
+    if only is not None and not chosen and not failures:
+        registry.get(only)  # says which there are
+    for model in chosen:
+        try:
+            typer.echo(check_model(model, engine))
+        except InferenceServerError as error:
+            failures.append(f"{model.manifest.id}: {error.message}")
     for failure in failures:
         typer.echo(failure, err=True)
     if failures:

@@ -81,3 +81,10 @@ def test_an_unreachable_server_is_a_sentence(box: Path) -> None:
     with Client("http://user:secret@127.0.0.1:9") as nobody, pytest.raises(ServerError) as error:
         nobody.submit("bright", [box])
     assert error.value.message == "The server at http://127.0.0.1:9 does not answer."
+
+
+def test_to_check_a_model_that_there_is_not_is_an_error() -> None:
+    command = [sys.executable, "-m", "inference_server", "models", "check", "--model", "nope"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "does not know the model 'nope'. Known models: " in done.stderr
