@@ -7,7 +7,7 @@ MODEL ?= ct-body
 .PHONY: demo test lint bench clean
 
 demo: .venv/installed
-	$(BIN)/python examples/mim_demo.py --model $(MODEL) $(if $(IMAGE),--image $(IMAGE))
+	$(BIN)/python examples/mim_demo.py --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)")
 
 test: .venv/installed
 	$(BIN)/python -m pytest

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from inference_server.errors import InferenceServerError
 from inference_server.imaging.metrics import dice, volume_cc
 from inference_server.imaging.overlay import write_overlay
 from inference_server.imaging.phantom import ct_phantom
@@ -84,7 +85,10 @@ def _phantom() -> DemoCase:
 def _own_image(path: Path) -> DemoCase:
     if not path.is_file():
         sys.exit(f"There is no file {path}.")
-    return DemoCase(image_from_file(path, scaling_factor=CONTOUR_FACTOR), path.name, {})
+    try:
+        return DemoCase(image_from_file(path, scaling_factor=CONTOUR_FACTOR), path.name, {})
+    except (RuntimeError, ValueError):  # SimpleITK's way to say so
+        sys.exit(f"{path} is not a 3-D image in a format that SimpleITK reads (.nii.gz, .nrrd, .mha and others).")
 
 
 def _through_mim(image: MimImage, model: str, url: str) -> MimSession:
@@ -128,4 +132,7 @@ def _geometry(image: MimImage) -> Geometry:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InferenceServerError as error:
+        sys.exit(error.message)
