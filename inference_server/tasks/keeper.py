@@ -94,6 +94,7 @@ class Keeper:
         self._settings = settings
         self._kill = kill
         self._condition = threading.Condition()
+        self._writing = threading.Lock()
         self._news = _News()
         self._stopped = False
         self._gone = threading.Event()
@@ -133,6 +134,20 @@ class Keeper:
         """Add a line to the task's log."""
         self._tell(_News(events=((level, text),)))
 
+    def flush(self) -> None:
+        """Write the lines of the log that wait for a beat: after the task's end is committed they would be refused.
+
+        Raises:
+            StoreUnavailable: the records cannot be reached; the lines wait on.
+        """
+        with self._writing:
+            news = self._take_news()
+            try:
+                self._write_events(news)
+            except StoreUnavailable:
+                self._put_back(news)
+                raise
+
     def _tell(self, news: _News) -> None:
         with self._condition:
             self._news = self._news.before(news)
@@ -141,7 +156,9 @@ class Keeper:
     def _run(self) -> None:
         while self._wait_for_beat():
             self._arm(self._settings.lease_s)
-            if not self._beat():
+            with self._writing:
+                is_held = self._beat()
+            if not is_held:
                 self._gone.set()
                 self._end_after_grace()
                 return
@@ -168,7 +185,7 @@ class Keeper:
         news, asked_at = self._take_news(), time.monotonic()
         try:
             if asked_at >= self._limit_at:
-                self._time_out()
+                self._time_out(news)
                 return False
             held = self._claims.renew(
                 self._claim, self._settings.lease_s, phase=news.phase, progress=news.progress, events=news.events
@@ -185,7 +202,16 @@ class Keeper:
             news, self._news = self._news, _News()
             return news
 
-    def _time_out(self) -> None:
+    def _write_events(self, news: _News) -> None:
+        if news.events:
+            self._claims.renew(self._claim, self._settings.lease_s, events=news.events)
+
+    def _put_back(self, news: _News) -> None:
+        with self._condition:
+            self._news = news.before(self._news)
+
+    def _time_out(self, news: _News) -> None:
+        self._write_events(news)
         limit_s = self._limit_at - self._began
         log.warning("time limit reached", extra={"task": self._claim.task.uid, "limit_s": round(limit_s, 3)})
         self._claims.fail(self._claim, Problem(TimedOut.code, TimedOut().message), {}, time.monotonic() - self._began)
@@ -193,8 +219,7 @@ class Keeper:
     def _outlast(self, news: _News) -> bool:
         """Try again soon while the lease may still run; afterwards somebody else may have the task."""
         now = time.monotonic()
-        with self._condition:
-            self._news = news.before(self._news)
+        self._put_back(news)
         self._not_before = now + min(RETRY_S, self._settings.beat_s)
         return now < self._lease_until
 

@@ -226,6 +226,7 @@ class Runner:
         is_known = True
         while True:
             try:
+                attempt.keeper.flush()
                 written = write()
                 return written if written or is_known else None
             except StoreUnavailable:

@@ -199,3 +199,32 @@ def test_every_beat_sets_the_end_from_c_anew_and_the_end_of_the_task_takes_it_ba
     assert set(watchdog[:-1]) == {5.0}
     assert len(watchdog) >= 4
     assert watchdog[-1] == 0.0
+
+
+def test_lines_of_a_short_task_are_written_before_its_end(claims: Renewals) -> None:
+    with Keeper(claims, claim(), settings(beat_s=5.0)) as keeper:
+        keeper.event("info", "one")
+        keeper.event("info", "two")
+        keeper.flush()
+        assert claims.news == [(None, None, (("info", "one"), ("info", "two")))]
+        keeper.flush()
+    assert len(claims.news) == 1
+
+
+def test_lines_that_could_not_be_written_wait(claims: Renewals) -> None:
+    with Keeper(claims, claim(), settings(beat_s=5.0)) as keeper:
+        claims.reachable = False
+        keeper.event("info", "one")
+        with pytest.raises(StoreUnavailable):
+            keeper.flush()
+        claims.reachable = True
+        keeper.flush()
+        assert [events for *_, events in claims.news] == [(("info", "one"),)]
+
+
+def test_lines_before_the_time_limit_are_not_lost(claims: Renewals) -> None:
+    with Keeper(claims, claim(time_limit_s=0.05), settings(beat_s=5.0), kill=lambda: None) as keeper:
+        keeper.event("info", "one")
+        until(keeper.cancelled)
+    assert [events for *_, events in claims.news] == [(("info", "one"),)]
+    assert [problem.code for problem in claims.problems] == ["timed_out"]
