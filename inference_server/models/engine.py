@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,12 +24,14 @@ from inference_server.errors import (
 )
 from inference_server.models.cache import WarmCache
 from inference_server.models.case import Case, Report, Result
+from inference_server.models.combine import Chances, combine_classes, majority, mean_of_chances
 from inference_server.models.device import describe_device, free_memory, memory_bytes, open_device
+from inference_server.models.ensembles import averages_scores
 from inference_server.models.hooks import NO_HOOKS, Hooks
 from inference_server.models.precision import settle
 from inference_server.models.registry import Model, Registry
 from inference_server.models.runtimes import make_runtime
-from inference_server.models.runtimes.base import Runtime
+from inference_server.models.runtimes.base import Prediction, Runtime
 from inference_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,13 @@ class _Clock:
         try:
             yield
         finally:
-            self.timings_s[name] = round(time.perf_counter() - started, 4)
+            spent_s = self.timings_s.get(name, 0.0) + time.perf_counter() - started
+            self.timings_s[name] = round(spent_s, 4)
+
+    def part(self, number: int, count: int) -> _Clock:
+        """Return the same clock for one of several models that a run asks one after the other."""
+        tell = self.hooks.progress
+        return _Clock(replace(self.hooks, progress=lambda done: tell((number + done) / count)), self.timings_s)
 
 
 class Engine:
@@ -101,26 +109,61 @@ class Engine:
         """
         clock = _Clock(hooks)
         with self._failures(PredictionError):
-            runtime = self._ready(model, clock)
-            runtime.attend(hooks)
-            with clock.phase("preparing"):
-                prepared = runtime.prepare(case)
-            with clock.phase("predicting"), hooks.hold():
-                prediction = runtime.predict(prepared, progress=hooks.progress, cancelled=hooks.cancelled)
-                self._free_device()
-            with clock.phase("restoring"):
-                result = runtime.restore(prediction)
-        report = self._report(runtime, case, clock)
-        return replace(result, report=replace(report, notes=(*report.notes, *result.report.notes)))
+            answer = self._ask_members if model.manifest.members else self._ask
+            result = answer(model, case, clock)
+        own = result.report
+        report = self._report(model, case, clock)
+        return replace(result, report=replace(report, precision=own.precision, notes=(*report.notes, *own.notes)))
 
     def load(self, model: Model, hooks: Hooks = NO_HOOKS) -> Runtime:
-        """Load a model, if it is not warm already.
+        """Load a model, if it is not warm already. Of an ensemble all members are loaded and the last one is returned.
 
         Raises:
             ModelLoadError: its files are not what they should be.
             OutOfMemory: the device's memory does not suffice.
         """
-        return self._ready(model, _Clock(hooks))
+        loaded = [self._ready(member, _Clock(hooks)) for member in self._members(model) or [model]]
+        return loaded[-1]
+
+    def _ask(self, model: Model, case: Case, clock: _Clock) -> Result:
+        runtime, prediction = self._predict(model, case, clock)
+        with clock.phase("restoring"):
+            result = runtime.restore(prediction)
+        return replace(result, report=replace(result.report, precision=runtime.precision.value))
+
+    def _predict(self, model: Model, case: Case, clock: _Clock) -> tuple[Runtime, Prediction]:
+        runtime, hooks = self._ready(model, clock), clock.hooks
+        runtime.attend(hooks)
+        with clock.phase("preparing"):
+            prepared = runtime.prepare(case)
+        with clock.phase("predicting"), hooks.hold():
+            prediction = runtime.predict(prepared, progress=hooks.progress, cancelled=hooks.cancelled)
+            self._free_device()
+        return runtime, prediction
+
+    def _members(self, model: Model) -> list[Model]:
+        return [self.registry.get(name) for name in model.manifest.members]
+
+    def _ask_members(self, model: Model, case: Case, clock: _Clock) -> Result:
+        members, manifest = self._members(model), model.manifest
+        parts = [clock.part(number, len(members)) for number in range(len(members))]
+        if averages_scores(manifest):
+            found = [self._chances(member, case, part) for member, part in zip(members, parts, strict=True)]
+            with clock.phase("restoring"):
+                result = mean_of_chances([chances for chances, _ in found], case, manifest)
+            return _of_members(result, members, [precision for _, precision in found])
+        results = [self._ask(member, case, part) for member, part in zip(members, parts, strict=True)]
+        with clock.phase("restoring"):
+            classifies = manifest.kind == "classification"
+            names = [member.id for member in members]
+            result = combine_classes(results, manifest) if classifies else majority(results, case, manifest, names)
+        return _of_members(result, members, [one.report.precision for one in results])
+
+    def _chances(self, model: Model, case: Case, clock: _Clock) -> tuple[Chances, str]:
+        runtime, prediction = self._predict(model, case, clock)
+        with clock.phase("restoring"):
+            values = runtime.probabilities(prediction)
+        return Chances(values, prediction.prepared.affine), runtime.precision.value
 
     def _ready(self, model: Model, clock: _Clock) -> Runtime:
         runtime = self._warm.get(model)
@@ -139,14 +182,12 @@ class Engine:
         if self.device.type == "cuda":  # the device's other users cannot have what torch keeps for itself
             torch.cuda.empty_cache()
 
-    def _report(self, runtime: Runtime, case: Case, clock: _Clock) -> Report:
-        model = runtime.model
+    def _report(self, model: Model, case: Case, clock: _Clock) -> Report:
         return Report(
             model=model.id,
             version=model.version,
             digest=model.digest,
             device=describe_device(self.device),
-            precision=runtime.precision.value,
             timings_s=clock.timings_s,
             software={"inference-server": __version__, "torch": torch.__version__, "monai": monai.__version__},
             notes=case.assumed,
@@ -169,6 +210,12 @@ class Engine:
         traceback.clear_frames(exc.__traceback__)  # their local variables hold the arrays
         self._warm.clear()
         free_memory(self.device)
+
+
+def _of_members(result: Result, members: Sequence[Model], precisions: Sequence[str]) -> Result:
+    asked = ", ".join(f"{member.id} {member.version}" for member in members)
+    report = Report(precision=", ".join(sorted(set(precisions))), notes=(f"The members of the ensemble: {asked}.",))
+    return replace(result, report=report)
 
 
 def open_engine(settings: Settings, registry: Registry) -> Engine:

@@ -18,6 +18,8 @@ from inference_server.models.preparation import Inferer, NetworkClass, Preparati
 
 Shade = Annotated[int, Field(ge=0, le=255)]
 APP = r"^(([\w-]+/)*\w+\.py|\w+(\.\w+)*):\w+$"
+MEMBER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(:.+)?$"
+ENSEMBLE = "ensemble"
 Color = tuple[Shade, Shade, Shade]
 ModelId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
@@ -126,6 +128,11 @@ class Manifest(Declared):
     app: Annotated[str, Field(pattern=APP)] | None = Field(
         None, description="`file.py:name` in the model's folder, or `module:name` of an installed package"
     )
+    members: tuple[Annotated[str, Field(pattern=MEMBER)], ...] = Field(
+        (), description="`id` or `id:version` of the models that an ensemble asks"
+    )
+    combine: Literal["mean", "majority"] = "mean"
+    """What an ensemble makes of its members' answers: the mean of probabilities, or the label that most give."""
     parameters: tuple[Parameter, ...] = ()
     dimensions: Literal[2, 3] = 3
     queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,50}$")] = "default"
@@ -177,8 +184,16 @@ class Manifest(Declared):
     def _classes_have_names(self) -> Manifest:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
-        if self.kind == "classification" and not self.classes:
+        if self.kind == "classification" and not self.classes and not self.members:
             raise ValueError("a classification names its `classes`")
+        return self
+
+    @model_validator(mode="after")
+    def _an_ensemble_has_members(self) -> Manifest:
+        if (self.runtime == ENSEMBLE) != bool(self.members):
+            raise ValueError("the key `members` and `runtime: ensemble` belong together")
+        if self.members and len(set(self.members)) < max(2, len(self.members)):
+            raise ValueError("an ensemble has two members or more, each once")
         return self
 
     @model_validator(mode="after")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from inference_server.errors import InferenceServerError, ModelLoadError, UnknownModel
 from inference_server.models.bundle import derive_manifest, is_bundle, read_mapping
+from inference_server.models.ensembles import resolve
 from inference_server.models.files import check_files
-from inference_server.models.manifest import Manifest, parse_manifest, version_key
+from inference_server.models.manifest import ENSEMBLE, Manifest, parse_manifest, version_key
 from inference_server.models.runtimes import RUNTIMES
 from inference_server.settings import Settings
 
@@ -21,6 +22,8 @@ ZOO = Path(__file__).parent / "zoo"
 MANIFEST = "model.yaml"
 RESCAN_S = 1.0
 
+Versions = Mapping[str, "tuple[Model, ...]"]
+"""Models by id, the highest version first."""
 Listing = tuple[tuple[str, int, int], ...]
 """Relative name, modification time in ns and size of every file of a folder."""
 
@@ -136,9 +139,10 @@ def read_manifest(folder: Path, default_id: str, default_version: str | None = N
     if default_version is not None:
         derived["version"] = default_version
     declared = {"id": default_id, **derived, **written}
-    if str(declared.get("runtime")) not in RUNTIMES:
+    known = (*RUNTIMES, ENSEMBLE)
+    if str(declared.get("runtime")) not in known:
         named = f"The runtime '{declared['runtime']}' is unknown" if "runtime" in declared else "No runtime is named"
-        raise ModelLoadError(f"{named}. Known runtimes: {', '.join(RUNTIMES)}.")
+        raise ModelLoadError(f"{named}. Known runtimes: {', '.join(known)}.")
     manifest = parse_manifest(declared, written=text)
     check_files(manifest, folder)
     return manifest
@@ -156,7 +160,7 @@ def _scan(folders: Sequence[Path], before: _Snapshot) -> _Snapshot:
             problems[place.folder] = error.message
         except OSError as error:
             problems[place.folder] = f"The folder cannot be read: {error.strerror}."
-    return _Snapshot(listings, found, _by_version(found, problems), problems)
+    return _Snapshot(listings, found, _resolved(_by_version(found, problems), problems), problems)
 
 
 def _read_again(place: _Place, listing: Listing, before: _Snapshot) -> Model:
@@ -177,6 +181,36 @@ def _by_version(found: Mapping[_Place, Model], problems: dict[Path, str]) -> dic
         name: tuple(sorted(others.values(), key=lambda model: version_key(model.version), reverse=True))
         for name, others in versions.items()
     }
+
+
+def _resolved(versions: Versions, problems: dict[Path, str]) -> Versions:
+    """Complete the ensembles from their members; those that do not fit together are left out."""
+    resolved: dict[str, tuple[Model, ...]] = {}
+    for name, models in versions.items():
+        kept = []
+        for model in models:
+            try:
+                kept.append(_complete(model, versions) if model.manifest.members else model)
+            except ModelLoadError as error:
+                problems[model.folder] = error.message
+        if kept:
+            resolved[name] = tuple(kept)
+    return resolved
+
+
+def _complete(model: Model, versions: Versions) -> Model:
+    members = [_member(name, versions) for name in model.manifest.members]
+    digests = "\n".join([model.digest, *(member.digest for member in members)])
+    manifest = resolve(model.manifest, [member.manifest for member in members])
+    return Model(manifest, model.folder, hashlib.sha256(digests.encode()).hexdigest())
+
+
+def _member(name: str, versions: Versions) -> Model:
+    member, _, version = name.partition(":")
+    found = [model for model in versions.get(member, ()) if version in ("", model.version)]
+    if not found:
+        raise ModelLoadError(f"The ensemble's member '{name}' is not served here.")
+    return found[0]
 
 
 def _places(folders: Sequence[Path], problems: dict[Path, str]) -> Iterator[_Place]:

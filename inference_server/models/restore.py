@@ -32,10 +32,10 @@ def restore_scores(
     scores, case = prediction.scores, prediction.prepared.case
     sampler = _sampler(prediction.prepared.affine, _size(scores), case)
     if manifest.restore == "threshold":
-        _activate(scores, activation)
+        activate(scores, activation)
         return _structures(scores, sampler, case, manifest)
     if not sampler.exact:  # where nothing is interpolated, scores and probabilities have the same maximum
-        _activate(scores, activation)
+        activate(scores, activation)
     return (_classes(scores, sampler, case, manifest),)
 
 
@@ -53,7 +53,7 @@ def restore_labels(labels: torch.Tensor, affine: Affine, case: Case, manifest: M
     if len(maps) == 1:
         highest = max([*manifest.labels, int(maps[0].max(initial=0))])
         return (segmentation_of(manifest.id, maps[0], case, label_names(manifest, range(1, highest + 1))),)
-    masks = zip(_file_names(manifest, len(maps)).items(), maps, strict=True)
+    masks = zip(file_names(manifest, len(maps)).items(), maps, strict=True)
     return tuple(
         segmentation_of(name, (found > 0) * label_dtype(value).type(value), case, label_names(manifest, [value]))
         for (value, name), found in masks
@@ -89,7 +89,7 @@ def _best_class(scores: torch.Tensor, sampler: Sampler, rows: slice, chunk: int)
 
 
 def _structures(scores: torch.Tensor, sampler: Sampler, case: Case, manifest: Manifest) -> tuple[Segmentation, ...]:
-    names = _file_names(manifest, len(scores))
+    names = file_names(manifest, len(scores))
     return tuple(_structure(scores, value, name, sampler, case, manifest) for value, name in names.items())
 
 
@@ -120,7 +120,8 @@ def _nearest(channel: torch.Tensor, sampler: Sampler, case: Case) -> np.ndarray:
     return labels
 
 
-def _activate(scores: torch.Tensor, activation: Activation | None) -> None:
+def activate(scores: torch.Tensor, activation: Activation | None) -> None:
+    """Make probabilities of scores ``(classes, A, B, C)``, in place."""
     if activation is None:
         return
 
@@ -136,7 +137,7 @@ def _keep_covered(labels: torch.Tensor, sampler: Sampler, rows: slice) -> np.nda
     return (labels if covered is None else labels * covered).numpy()
 
 
-def _file_names(manifest: Manifest, structures: int) -> dict[int, str]:
+def file_names(manifest: Manifest, structures: int) -> dict[int, str]:
     """Return for each structure's value a name that is safe as a file's and unlike the others in any case."""
     found: dict[int, str] = {}
     for value, label in label_names(manifest, range(1, structures + 1)).items():

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from inference_server.errors import PredictionError
 from inference_server.models.case import Case, Result
 from inference_server.models.hooks import Hooks
 from inference_server.models.manifest import Precision
@@ -101,6 +102,14 @@ class Runtime(ABC):
             Cancelled: `cancelled` said so.
             PredictionError: the network gave something unusable.
         """
+
+    def probabilities(self, prediction: Prediction) -> torch.Tensor:
+        """Return a prediction's scores ``(classes, A, B, C)`` as probabilities; the prediction is overwritten.
+
+        Raises:
+            PredictionError: the model gives labels only.
+        """
+        raise PredictionError(f"The model '{self.model.id}' gives labels, of which no mean can be taken.")
 
     @abstractmethod
     def restore(self, prediction: Prediction) -> Result:

@@ -19,7 +19,7 @@ from inference_server.models.classify import guess_activation, restore_classes
 from inference_server.models.manifest import Precision
 from inference_server.models.network import Network
 from inference_server.models.registry import Model
-from inference_server.models.restore import restore_labels, restore_scores
+from inference_server.models.restore import activate, restore_labels, restore_scores
 from inference_server.models.runtimes.base import Prediction, Prepared, Runtime
 from inference_server.models.runtimes.inference import Watch, infer
 from inference_server.models.runtimes.monai_config import bundle_code, load_network, open_parser
@@ -83,6 +83,14 @@ class MonaiBundle(Runtime):
     ) -> Prediction:
         watch = Watch(self._device, progress, cancelled)
         return infer(self._network, self._inferer, prepared, watch, self.model.manifest.kind)
+
+    def probabilities(self, prediction: Prediction) -> torch.Tensor:
+        scores = prediction.scores
+        said = post_processing(self._config, len(scores)).activation
+        if said is None and (scores.min() < 0 or scores.max() > 1):
+            said = "sigmoid" if self.model.manifest.restore == "threshold" else "softmax"
+        activate(scores, said)
+        return scores
 
     def restore(self, prediction: Prediction) -> Result:
         manifest, scores = self.model.manifest, prediction.scores

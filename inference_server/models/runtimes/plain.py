@@ -19,7 +19,7 @@ from inference_server.models.manifest import Manifest, Precision
 from inference_server.models.network import Network
 from inference_server.models.preparation import Preparation, Windows
 from inference_server.models.registry import Model
-from inference_server.models.restore import restore_labels, restore_scores
+from inference_server.models.restore import activate, restore_labels, restore_scores
 from inference_server.models.runtimes.base import Prediction, Prepared, Runtime
 from inference_server.models.runtimes.inference import Watch, infer
 from inference_server.models.runtimes.plain_prepare import prepare_case
@@ -78,6 +78,10 @@ class PlainRuntime(Runtime):
         if self._decides and len(prediction.scores) == 1:
             raise PredictionError("The network gives one channel, and argmax needs one for each class.")
         return prediction
+
+    def probabilities(self, prediction: Prediction) -> torch.Tensor:
+        activate(prediction.scores, activation(self.model.manifest))
+        return prediction.scores
 
     def restore(self, prediction: Prediction) -> Result:
         manifest, prepared = self.model.manifest, prediction.prepared

@@ -93,19 +93,27 @@ def orient(image: Image, codes: str) -> Image:
 def respace(image: Image, spacing_mm: Sequence[float]) -> Image:
     """Interpolate linearly to a voxel size; the centre of the first voxel stays, as with MONAI's `Spacing`."""
     zoom = np.asarray(spacing_mm) / np.linalg.norm(image.affine[:3, :3], axis=0)
-    first, second, last = (
-        Axis.at(share * np.arange(round((count - 1) / share) + 1), count)
-        for share, count in zip(zoom, image.size, strict=True)
-    )
-    exact = first.exact and second.exact and last.exact
-    values = image.values if exact else resample(image.values, (first, second, last))
-    return Image(values, image.affine @ np.diag([*zoom, 1.0]))
+    counts = [round((count - 1) / share) + 1 for share, count in zip(zoom, image.size, strict=True)]
+    return _sampled(image, np.zeros(3), zoom, counts)
 
 
 def stretch(image: Image, size: Size) -> Image:
-    """Interpolate linearly to a number of voxels; the image's extent stays."""
-    spacing_mm = np.linalg.norm(image.affine[:3, :3], axis=0)
-    return respace(image, list(spacing_mm * image.size / size))
+    """Interpolate linearly to a number of voxels; the image's edges stay."""
+    zoom = np.asarray(image.size) / size
+    return _sampled(image, zoom / 2 - 0.5, zoom, size)
+
+
+def _sampled(image: Image, start: NDArray[np.float64], zoom: NDArray[np.float64], counts: Sequence[int]) -> Image:
+    """Interpolate at `counts` indices that begin at `start` and are `zoom` apart."""
+    first, second, last = (
+        Axis.at(begin + share * np.arange(count), old)
+        for begin, share, count, old in zip(start, zoom, counts, image.size, strict=True)
+    )
+    change = np.diag([*zoom, 1.0])
+    change[:3, 3] = start
+    exact = first.exact and second.exact and last.exact
+    values = image.values if exact else resample(image.values, (first, second, last))
+    return Image(values, image.affine @ change)
 
 
 def resize(image: Image, size: Size) -> Image:

@@ -100,3 +100,15 @@ def test_a_channel_that_was_not_sent_is_zero_everywhere() -> None:
     assert prepared.inputs.shape == (2, 11, 14, 9)
     assert prepared.inputs[0].any()
     assert not prepared.inputs[1].any()
+
+
+def test_an_image_is_stretched_between_its_edges() -> None:
+    """A function that is linear in the position keeps its value at every position inside."""
+    volume = slope_volume(axis_geometry("LPS", (8, 14, 9)))
+    prepared = prepare_case(Case({"image": volume}), ["image"], Preparation(orientation="LPS", stretch=(9, 7, 16)))
+    assert prepared.inputs.shape == (1, 9, 7, 16)
+    x, y, z = np.meshgrid(np.arange(9), np.arange(7), np.arange(1, 15), indexing="ij")
+    positions = np.stack([x, y, z], -1) @ prepared.affine[:3, :3].T + prepared.affine[:3, 3]
+    np.testing.assert_allclose(prepared.inputs[0, :, :, 1:15].numpy(), slope(positions), atol=1e-5)
+    corner = prepared.affine @ (-0.5, -0.5, -0.5, 1)
+    np.testing.assert_allclose(corner, volume.geometry.affine @ (-0.5, -0.5, -0.5, 1), atol=1e-9)
