@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
+from apps import LEVEL_APP, LEVEL_LABELS, write_app
 from bundles import (
     ARGMAX,
     AXIS_CODES,
@@ -32,10 +34,11 @@ from plain_models import write_plain
 
 from inference_server.imaging.nifti import read_volume, write_labels
 from inference_server.imaging.volume import Geometry, Volume
-from inference_server.models.case import Case, Segmentation
-from inference_server.models.registry import read_model
+from inference_server.models.case import Case, Result, Segmentation
+from inference_server.models.engine import Engine
+from inference_server.models.registry import Model, Registry, read_model
 from inference_server.models.runtimes import make_runtime
-from inference_server.models.runtimes.base import Runtime
+from inference_server.models.runtimes.base import Prediction, Prepared, Runtime
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of making the test's own model
 
@@ -46,13 +49,19 @@ PLAIN = ("network", "torchscript", "exported")
 MakeRuntime = Callable[..., Runtime]
 
 
-@pytest.fixture(params=["safetensors", "pt", "ts", *PLAIN])
+@pytest.fixture(params=["safetensors", "pt", "ts", *PLAIN, "python-app", "ensemble"])
 def make_runtime_of(request: pytest.FixtureRequest, tmp_path: Path) -> MakeRuntime:
     """Load a model whose class is the number of `LEVELS` below a voxel's value; one variant for each runtime."""
 
     def make(**parts: object) -> Runtime:
         kind, folder = request.param, tmp_path / "model"
-        if kind in PLAIN:
+        if kind == "ensemble":
+            return ensemble_of(Bundle(**parts), tmp_path)  # type: ignore[arg-type]
+        if kind == "python-app":
+            if "network" in parts or SPACING in parts.get("transforms", ()):  # type: ignore[operator]
+                pytest.skip("what a Python app does with the case is its own")
+            write_app(folder, LEVEL_APP, labels=LEVEL_LABELS)
+        elif kind in PLAIN:
             write_plain(Bundle(**parts), kind, folder)  # type: ignore[arg-type]
         else:
             Bundle(**{"weights": kind, **parts}).write(folder)  # type: ignore[arg-type]
@@ -61,6 +70,39 @@ def make_runtime_of(request: pytest.FixtureRequest, tmp_path: Path) -> MakeRunti
         return runtime
 
     return make
+
+
+class Ensemble(Runtime):
+    """Has an engine answer with an ensemble where a runtime of its own is expected."""
+
+    def __init__(self, model: Model, engine: Engine) -> None:
+        super().__init__(model)
+        self.engine = engine
+
+    def load(self, device: torch.device) -> None:
+        """The engine loads the members."""
+
+    def prepare(self, case: Case) -> Prepared:
+        return Prepared(case, torch.empty(0), np.eye(4))
+
+    def predict(self, prepared: Prepared, **_: object) -> Prediction:
+        return Prediction(prepared, torch.empty(0))
+
+    def restore(self, prediction: Prediction) -> Result:
+        return self.engine.run(self.model, prediction.prepared.case)
+
+
+def ensemble_of(bundle: Bundle, folder: Path) -> Runtime:
+    """Write a bundle twice and an ensemble of both."""
+    models = folder / f"{len(list(folder.iterdir()))}"
+    for name in ("a", "b"):
+        bundle.write(models / name)
+    (models / "both").mkdir()
+    own = any(step["_target_"] == "LabelFilterd" for step in bundle.post)
+    manifest = {"runtime": "ensemble", "members": ["a", "b"], "combine": "majority" if own else "mean"}
+    (models / "both" / "model.yaml").write_text(yaml.safe_dump(manifest))
+    registry = Registry([models])
+    return Ensemble(registry.get("both"), Engine(registry))
 
 
 def run(runtime: Runtime, case: Case) -> tuple[Segmentation, ...]:

@@ -22,7 +22,7 @@ PROBLEMS: dict[str | int, Any] = {
 }
 
 RESULT: dict[str, Any] = {
-    "description": "The result: pairs of `NAME.nii.gz` (labels) and `NAME.json` (value to label name)",
+    "description": "The result: pairs of `NAME.nii.gz` (labels) and `NAME.json` (value to label name), `classifications.csv`",
     "content": {"application/zip": {"schema": _BINARY}},
 }
 
@@ -34,7 +34,7 @@ def submit_body() -> dict[str, Any]:
     schema = SubmitForm.model_json_schema(mode="validation")
     files = {
         "case": {**_BINARY, "description": "one case, zipped"},
-        "image": {"type": "array", "items": _BINARY, "description": "NIfTI files in the order of the model's channels"},
+        "image": {"type": "array", "items": _BINARY, "description": "image files in the order of the model's channels"},
     }
     schema["properties"] = {**{name: _plain(value) for name, value in schema["properties"].items()}, **files}
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
