@@ -73,7 +73,10 @@ class _Simple:
             return Result(texts={"answer": answer})
         if isinstance(answer, Mapping):
             return self._several(answer)
-        return Result((self._labels(self._manifest.id, _array(answer)),))
+        return Result((self._labels(self._manifest.id, self._array(answer)),))
+
+    def _array(self, value: object) -> NDArray[Any]:
+        return _placed(value, self._case) if isinstance(value, Volume) else _array(value)
 
     def _several(self, answer: Mapping[Any, object]) -> Result:
         segmentations, classes, texts, points = [], {}, {}, {}
@@ -82,7 +85,7 @@ class _Simple:
                 texts[str(name)] = value
             elif isinstance(value, Real):
                 classes[str(name)] = float(value)
-            elif (array := _array(value)).ndim == 2:
+            elif (array := self._array(value)).ndim == 2:
                 points[str(name)] = array
             else:
                 segmentations.append(self._named(str(name), array))
@@ -110,9 +113,23 @@ class _Simple:
 
 def _checked(segmentation: Segmentation, case: Case) -> Segmentation:
     """Return an app's own segmentation with its labels on the contour grid, in the smallest type."""
-    array = segmentation.labels.array
+    array = _placed(segmentation.labels, case)
     _check_labels(array, known=set(segmentation.names))
     return segmentation_of(segmentation.name, _refined(array, case), case, segmentation.names)
+
+
+def _placed(volume: Volume, case: Case) -> NDArray[Any]:
+    """Return the array of a volume that lies where the case does."""
+    own = case.reference.geometry
+    for grid in (own, own.refined(case.scaling_factor)):
+        nearby = 1e-3 * min(grid.spacing_mm)
+        if volume.geometry.shape == grid.shape and np.allclose(
+            volume.geometry.affine, grid.affine, rtol=0, atol=nearby
+        ):
+            return volume.array
+    raise PredictionError(
+        "The app gave labels that lie elsewhere than the image: its grid or the contour grid was expected."
+    )
 
 
 def _refined(array: NDArray[Any], case: Case) -> NDArray[Any]:
@@ -162,9 +179,7 @@ def _points(name: str, array: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _array(value: object) -> NDArray[Any]:
-    """Return an array of whatever holds one: numpy's, torch's on any device, a volume."""
-    if isinstance(value, Volume):
-        return value.array
+    """Return an array of whatever holds one: numpy's, torch's on any device."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
     array = np.asarray(value)

@@ -20,6 +20,7 @@ from pathlib import Path
 from inference_server.models.case import Case
 from inference_server.models.hooks import NO_HOOKS, Hooks
 
+LEVELS = ("info", "warning", "error")
 LINE_LENGTH = 1000
 LINE_LIMIT = 1000
 LINES_LEFT_OUT = "Further lines of this model are left out."
@@ -50,11 +51,11 @@ class Context:
 
         Args:
             text: cut after 1000 characters; after 1000 lines of a case the others are left out.
-            level: `info`, `warning` or `error`.
+            level: `info`, `warning` or `error`; anything else is taken for `info`.
         """
         self._lines += 1
         if self._lines <= LINE_LIMIT:
-            self._hooks.event(level, str(text)[:LINE_LENGTH])
+            self._hooks.event(level if level in LEVELS else "info", str(text)[:LINE_LENGTH])
         elif self._lines == LINE_LIMIT + 1:
             self._hooks.event("warning", LINES_LEFT_OUT)
 

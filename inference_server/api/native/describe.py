@@ -22,7 +22,8 @@ PROBLEMS: dict[str | int, Any] = {
 }
 
 RESULT: dict[str, Any] = {
-    "description": "The result: pairs of `NAME.nii.gz` (labels) and `NAME.json` (value to label name), `classifications.csv`",
+    "description": "The result: pairs of `NAME.nii.gz` (labels) and `NAME.json` (value to label name), and "
+    "`classifications.csv` where the model gives any",
     "content": {"application/zip": {"schema": _BINARY}},
 }
 

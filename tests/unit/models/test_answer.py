@@ -102,6 +102,8 @@ def test_classes_come_in_the_order_of_the_manifest() -> None:
         ({"tip": np.full((1, 3), np.inf)}, "'tip' as points"),
         (Result((Segmentation("a", Volume(corner(), GEOMETRY), {5: LabelName(name="x")}),)), "the label 1, which"),
         (Result((Segmentation("a", Volume(corner(), GEOMETRY), LABELS),) * 2), "two segmentations of one name"),
+        (Volume(corner(), axis_geometry("LPS", GRID)), "lie elsewhere than the image"),
+        (Result((Segmentation("a", Volume(corner(), axis_geometry("LPS", GRID)), LABELS),)), "lie elsewhere"),
     ],
 )
 def test_what_cannot_be_a_result_is_explained(answer: object, sentence: str) -> None:
