@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from inference_server.errors import InvalidVolume, MalformedMessage, TooLarge
 from inference_server.imaging.volume import Geometry, Volume
 
+_JPEG = b"\xff\xd8\xff"
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -72,6 +73,9 @@ def _reader(path: Path) -> Any:
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    with path.open("rb") as file:
+        if file.read(len(_JPEG)) == _JPEG:
+            reader.SetImageIO("JPEGImageIO")  # the one format that ITK knows by the file's name alone
     return reader
 
 

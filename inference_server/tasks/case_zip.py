@@ -21,7 +21,7 @@ from inference_server.models.case import Case
 from inference_server.models.manifest import Manifest
 from inference_server.settings import Settings
 from inference_server.tasks.case_files.describe import ContourFile, ImageFile, as_file, at_field, describe
-from inference_server.tasks.case_files.names import META, is_picture
+from inference_server.tasks.case_files.names import NEWER_META, is_picture
 
 _MAGICS = ((b"\x1f\x8b", "nii.gz"), (b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpg"))
 
@@ -81,13 +81,13 @@ def read_case(path: Path, manifest: Manifest, limits: Settings, *, parameters: M
     )
 
 
-def write_case(path: Path, images: Sequence[Path], *, meta: Mapping[str, Any] | None = None) -> None:
+def write_case(path: Path, images: Sequence[Path], *, scaling_factor: ScalingFactor | None = None) -> None:
     """Write a case from image files, byte for byte and without compressing them again.
 
     Args:
         path: the zip to write.
         images: in the order of the channels; what format each has is seen from its first bytes.
-        meta: becomes `meta.json`, for example ``{"scaling_factor": [1, 2, 2]}``.
+        scaling_factor: of the contour grid, in (z, y, x).
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for number, image in enumerate(images):
@@ -95,8 +95,8 @@ def write_case(path: Path, images: Sequence[Path], *, meta: Mapping[str, Any] | 
             member.file_size = image.stat().st_size
             with image.open("rb") as source, archive.open(member, "w") as target:
                 shutil.copyfileobj(source, target, 1024**2)
-        if meta is not None:
-            archive.writestr(zipfile.ZipInfo(META), json.dumps(meta))
+        if scaling_factor is not None:
+            archive.writestr(zipfile.ZipInfo(NEWER_META), json.dumps({"scaling_factor": scaling_factor}))
 
 
 def _open(path: Path, limits: Settings) -> Archive:

@@ -78,7 +78,7 @@ def test_images_become_a_case_in_their_order(doors: Doors) -> None:
     assert stored_case(doors, answer.json["uid"]) == {
         "tmp_0000.nii.gz": first,
         "tmp_0001.nii": second,
-        "meta.json": b'{"scaling_factor": [1, 2, 2]}',
+        "tmp_0000.meta.json": b'{"scaling_factor": [1, 2, 2]}',
     }
     assert len(doors.blob_files()) == 1
 

@@ -72,6 +72,5 @@ def staged_case(upload: Upload, form: SubmitForm) -> Path:
 
 def _packed(upload: Upload, images: list[Path], form: SubmitForm) -> Path:
     packed = upload.stage()
-    meta = {"scaling_factor": list(form.scaling_factor)} if form.scaling_factor else None
-    write_case(packed, images, meta=meta)
+    write_case(packed, images, scaling_factor=form.scaling_factor)
     return packed

@@ -104,12 +104,15 @@ def at_field(field: str) -> Iterator[None]:
 
 @contextmanager
 def as_file(archive: Archive, name: str) -> Iterator[Path]:
-    """Give a member as a file, for readers that take nothing else."""
-    with tempfile.NamedTemporaryFile(suffix="." + name.partition(".")[2]) as file:
+    """Give a member as a file, for readers that take nothing else.
+
+    The file has no name in any folder, so that the kernel removes it however this process ends.
+    """
+    with tempfile.TemporaryFile() as file:
         with archive.open(name) as member:
             shutil.copyfileobj(member, file, 1024**2)
         file.flush()
-        yield Path(file.name)
+        yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
 def _check_count(images: tuple[str, ...], manifest: Manifest) -> None:
@@ -131,7 +134,9 @@ def _image(archive: Archive, members: Members, name: str, manifest: Manifest) ->
         return image
     with at_field(meta_name):
         geometry = meta.applied(image.geometry)
-    oriented = meta.direction is not None or image.geometry.direction != IDENTITY
+    # One that tells where the image lies, but not its direction, comes from a client whose header has none either.
+    in_header = image.oriented if meta.places_nothing else image.geometry.direction != IDENTITY
+    oriented = meta.direction is not None or in_header
     return replace(image, geometry=geometry, oriented=oriented, meta=meta)
 
 

@@ -26,6 +26,11 @@ class ImageMeta:
     origin_mm: Vector | None = None
     direction: Direction | None = None
 
+    @property
+    def places_nothing(self) -> bool:
+        """Whether it leaves the whole geometry to the image's own header."""
+        return self.spacing_mm is None and self.origin_mm is None and self.direction is None
+
     def applied(self, geometry: Geometry) -> Geometry:
         """Return the geometry with what is said here in place of what the image's own header says.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from case_zips import ARRAY, LIMITS, MIM_AFFINE, SHAPE, image, model, zipped
 from nifti_files import nifti, oblique
 
 from inference_server.errors import BadRequest, InvalidVolume, MalformedMessage
+from inference_server.imaging.archive import open_archive
 from inference_server.imaging.nifti import read_header
+from inference_server.imaging.picture import read_picture
 from inference_server.models.case import Case
 from inference_server.models.manifest import Manifest
 from inference_server.settings import Settings
-from inference_server.tasks.case_files.describe import GRIDS_DIFFER, ORIENTATION_ASSUMED, SPACING_DIFFERS
+from inference_server.tasks.case_files.describe import GRIDS_DIFFER, ORIENTATION_ASSUMED, SPACING_DIFFERS, as_file
 from inference_server.tasks.case_zip import check_case, read_case, write_case
 
 OLDER = {"scaling_factor": [1, 2, 2], "spacing": [2.0, 2.0, 3.0]}
@@ -76,6 +79,17 @@ def test_an_orientation_in_the_header_counts_also_beside_the_older_form(path: Pa
 def test_a_header_that_says_nothing_of_the_orientation_is_reported(path: Path) -> None:
     content = image(qform_code=0, sform_code=0)
     assert read(zipped(path, {"tmp_0000.nii.gz": content})).assumed == (ORIENTATION_ASSUMED,)
+
+
+@pytest.mark.parametrize(("sform_code", "assumed"), [(1, ()), (0, (ORIENTATION_ASSUMED,))])
+def test_a_factor_beside_plain_images_leaves_the_orientation_to_the_header(
+    sform_code: int, assumed: tuple[str, ...], tmp_path: Path, path: Path
+) -> None:
+    plain = tmp_path / "upload"
+    plain.write_bytes(image(qform_code=0, sform_code=sform_code))
+    write_case(path, [plain], scaling_factor=(1, 2, 2))
+    case = read(path)
+    assert (case.scaling_factor, case.assumed) == ((1, 2, 2), assumed)
 
 
 def test_the_image_counts_where_the_older_form_says_another_spacing(path: Path) -> None:
@@ -190,6 +204,23 @@ def test_a_picture_is_one_slice_for_a_model_of_two_dimensions(ending: str, tmp_p
     assert case.assumed == ()
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "dcm"])
+def test_a_picture_on_its_way_to_its_reader_has_no_name_that_would_outlive_a_kill(ending: str, tmp_path: Path) -> None:
+    picture, folder = tmp_path / f"a.{ending}", tmp_path / "temporary"
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((8, 16), 90, np.uint8)), str(picture))
+    write_case(tmp_path / "case.zip", [picture])
+    folder.mkdir()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        open_archive(tmp_path / "case.zip", member_limit=1, unpacked_limit_bytes=10_000) as archive,
+    ):
+        patch.setattr(tempfile, "tempdir", str(folder))
+        with as_file(archive, archive.names[0]) as path:
+            assert list(folder.iterdir()) == []
+            assert path.read_bytes() == picture.read_bytes()
+            assert read_picture(path, max_bytes=1000).array.shape == (1, 8, 16)
+
+
 @pytest.mark.parametrize("content", [nifti(ARRAY[0].transpose()), nifti(ARRAY[:1].transpose(), MIM_AFFINE)])
 def test_a_flat_nifti_file_is_one_slice_for_a_model_of_two_dimensions(content: bytes, path: Path) -> None:
     zipped(path, {"tmp_0000.nii": content})
@@ -200,9 +231,9 @@ def test_a_written_case_holds_the_files_byte_for_byte_and_uncompressed(tmp_path:
     images = [tmp_path / "upload-1", tmp_path / "upload-2"]
     images[0].write_bytes(image())
     images[1].write_bytes(nifti(ARRAY.transpose(), MIM_AFFINE))
-    write_case(path, images, meta={"scaling_factor": [1, 2, 2]})
+    write_case(path, images, scaling_factor=(1, 2, 2))
     with zipfile.ZipFile(path) as archive:
-        assert archive.namelist() == ["tmp_0000.nii.gz", "tmp_0001.nii", "meta.json"]
+        assert archive.namelist() == ["tmp_0000.nii.gz", "tmp_0001.nii", "tmp_0000.meta.json"]
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
         assert [archive.read(f"tmp_000{i}.{ending}") for i, ending in ((0, "nii.gz"), (1, "nii"))] == [
             file.read_bytes() for file in images
@@ -225,7 +256,7 @@ def test_what_a_mim_client_writes_reads_as_the_array_that_it_had(tmp_path: Path,
 
 def test_a_real_chest_ct_is_checked_and_read(real_data: Path, path: Path) -> None:
     source = real_data / "ct" / "chest_lidc0001_512x512x16.nii.gz"
-    write_case(path, [source], meta={"scaling_factor": [1, 2, 2]})
+    write_case(path, [source], scaling_factor=(1, 2, 2))
     summary = check_case(path, model(), Settings())
     assert summary.channels[0].shape == (16, 512, 512)
     volume = read_case(path, model(), Settings(), parameters={}).reference
