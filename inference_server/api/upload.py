@@ -19,6 +19,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, Multip
 from werkzeug.wsgi import get_input_stream
 
 from inference_server.errors import BadRequest, MalformedMessage, TooLarge
+from inference_server.imaging.sizes import size_text
 from inference_server.settings import MIB
 from inference_server.tasks.blobs.local import disk_errors
 from inference_server.tasks.service import Tasks
@@ -93,6 +94,16 @@ def received(request: Request, tasks: Tasks, parts: Parts, *, limit_bytes: int) 
         upload.discard()
 
 
+@contextmanager
+def at_part(name: str) -> Iterator[None]:
+    """Name the part of the form in refusals of its content that name no field."""
+    try:
+        yield
+    except (BadRequest, TooLarge) as exc:
+        exc.field = exc.field or name
+        raise
+
+
 def linger(request: Request) -> None:
     """Read on for a moment after an answer that came before the end of an upload.
 
@@ -131,7 +142,7 @@ def _refuse_early(request: Request, tasks: Tasks, limit_bytes: int) -> None:
 
 
 def _too_large(limit_bytes: int) -> TooLarge:
-    return TooLarge(f"The upload is larger than the {limit_bytes / MIB:.0f} MiB that this server takes.")
+    return TooLarge(f"The upload is larger than the {size_text(limit_bytes)} that this server takes.")
 
 
 def _boundary(request: Request) -> bytes:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import IO, Any, BinaryIO
 
 from inference_server.errors import BadRequest, MalformedMessage, TooLarge
+from inference_server.imaging.sizes import size_text
 
 _BUFFER_BYTES = 256 * 1024
 _DIRECTORY_BYTES_PER_MEMBER = 1024
@@ -69,7 +70,9 @@ class Archive:
         with self.open(name) as stream:
             content = stream.read(limit_bytes + 1)
         if len(content) > limit_bytes:
-            raise TooLarge(f"A member of the zip has more than {limit_bytes} bytes, which is too large for its kind.")
+            raise TooLarge(
+                f"A member of the zip has more than {size_text(limit_bytes)}, which is too large for its kind."
+            )
         return content
 
 
@@ -105,7 +108,7 @@ def _check_members(members: list[zipfile.ZipInfo], member_limit: int, unpacked_l
         raise MalformedMessage("The zip has two members of the same name; each name may be there once.")
     declared = sum(member.file_size for member in members)
     if declared > unpacked_limit_bytes:
-        raise TooLarge(f"The zip unpacks to more than the {unpacked_limit_bytes} bytes that this server takes.")
+        raise TooLarge(f"The zip unpacks to more than the {size_text(unpacked_limit_bytes)} that this server takes.")
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:

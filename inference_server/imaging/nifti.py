@@ -28,6 +28,7 @@ from inference_server.imaging.nifti_header import (
     refined_header,
     rescaled_dtype,
 )
+from inference_server.imaging.sizes import size_text
 from inference_server.imaging.volume import Volume
 
 __all__ = ["NiftiHeader", "read_header", "read_volume", "refined_header", "write_labels"]
@@ -86,7 +87,8 @@ def check_size(header: NiftiHeader, max_bytes: int) -> None:
     if header.array_bytes > max_bytes:
         shape = " x ".join(str(length) for length in header.geometry.shape)
         raise TooLarge(
-            f"The image declares {shape} voxels, {header.array_bytes} bytes; this server takes {max_bytes} at most."
+            f"The image declares {shape} voxels, {size_text(header.array_bytes)}; "
+            f"this server takes {size_text(max_bytes)} at most."
         )
 
 

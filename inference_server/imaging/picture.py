@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference_server.errors import InvalidVolume, MalformedMessage, TooLarge
+from inference_server.imaging.sizes import size_text
 from inference_server.imaging.volume import Geometry, Volume
 
 _JPEG = b"\xff\xd8\xff"
@@ -54,7 +55,9 @@ def read_picture(path: Path, *, max_bytes: int) -> Volume:
 
     geometry, size_bytes = read_picture_header(path)
     if size_bytes > max_bytes:
-        raise TooLarge(f"The picture takes {size_bytes} bytes in memory; this server takes {max_bytes} at most.")
+        raise TooLarge(
+            f"The picture takes {size_text(size_bytes)} in memory; this server takes {size_text(max_bytes)} at most."
+        )
     with _itk_errors():
         pixels = sitk.GetArrayFromImage(_reader(path).Execute())  # MONOCHROME1 is inverted by ITK
     rows_columns = pixels.reshape(*geometry.shape, -1)

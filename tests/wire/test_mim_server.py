@@ -85,7 +85,7 @@ def test_without_the_broker_a_case_is_accepted_too(doors: Doors) -> None:
         ([], "bad_request", "zip_file"),
         ([part("file", b"PK", "a.zip")], "bad_request", "file"),
         ([part("zip_file", case(), "a"), part("zip_file", case(), "b")], "bad_request", "zip_file"),
-        ([part("zip_file", b"", "a")], "malformed_message", None),
+        ([part("zip_file", b"", "a")], "malformed_message", "zip_file"),
     ],
 )
 def test_a_form_of_another_kind_is_refused(doors: Doors, parts: list[bytes], code: str, field: str | None) -> None:
@@ -112,7 +112,7 @@ def test_an_unknown_model_is_refused_with_the_known_ones_and_unread(doors: Doors
     assert answer.json == {
         "code": "unknown_model",
         "message": "The server does not know the model 'lungs'. Known models: one, two.",
-        "field": "model",
+        "field": "model_human_readable_id",
     }
 
 

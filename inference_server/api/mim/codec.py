@@ -67,7 +67,8 @@ def encode_uid(uid: str) -> bytes:
 
 def encode_submit_error(error: InferenceServerError, status: int) -> Answer:
     """Return the answer to a refused submission. The client only looks whether the status is 2xx."""
-    return Answer(status, _body(error.code, error.message, error.field))
+    field = MODEL_FIELD if isinstance(error, UnknownModel) else error.field
+    return Answer(status, _body(error.code, error.message, field))
 
 
 def encode_poll_error(error: InferenceServerError) -> Answer:

@@ -16,7 +16,7 @@ from inference_server.api.mim.codec import (
     encode_uid,
 )
 from inference_server.api.problems import Refusal
-from inference_server.api.upload import Parts, received
+from inference_server.api.upload import Parts, at_part, received
 from inference_server.errors import BadRequest, UnknownModel
 from inference_server.tasks.record import Status, Task
 from inference_server.tasks.submission import Submission
@@ -65,7 +65,8 @@ def _submit(here: Context) -> Task:
         zips = upload.files[FILE_FIELD]
         if len(zips) != 1:
             raise BadRequest(f"The form must have one file, the zipped case, as '{FILE_FIELD}'.", field=FILE_FIELD)
-        task, _created = here.tasks.submit(Submission(model=model_id, staged=zips[0], dialect=DIALECT))
+        with at_part(FILE_FIELD):
+            task, _created = here.tasks.submit(Submission(model=model_id, staged=zips[0], dialect=DIALECT))
         return task
 
 

@@ -6,15 +6,37 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Json,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from inference_server.models.manifest import Manifest
 from inference_server.tasks.record import Event, Phase, Priority, Status, Task
 from inference_server.tasks.store import PAGE_LIMIT
 
+THREE_FACTORS = "three whole numbers from 1 as a JSON list [z, y, x] were expected"
 Factor = Annotated[int, Field(ge=1)]
 PriorityName = Literal["urgent", "normal", "batch"]
 Seconds = Annotated[float, Field(ge=0)]
+
+
+def _in_words(expected: str) -> WrapValidator:
+    """Say in one sentence what was expected, in place of what is wrong with a part of it."""
+
+    def checked(value: object, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except ValidationError:
+            raise ValueError(expected) from None
+
+    return WrapValidator(checked)
 
 
 class Strict(BaseModel):
@@ -72,7 +94,7 @@ class SubmitForm(Strict):
         "{}", validate_default=True, description="JSON object: values for what the model declares"
     )
     priority: PriorityName = Field("normal", description="who goes first in a queue")
-    scaling_factor: Json[tuple[Factor, Factor, Factor]] | None = Field(
+    scaling_factor: Annotated[Json[tuple[Factor, Factor, Factor]], _in_words(THREE_FACTORS)] | None = Field(
         None,
         description="JSON list `[z, y, x]` of positive integers, for `image` parts: the contours come on a grid "
         "that is so many times finer. A zipped case says it in its own `meta.json`",

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from inference_server.api.context import Context
 from inference_server.api.native.models import SubmitForm
 from inference_server.api.problems import Refused, invalid_request
-from inference_server.api.upload import Parts, Upload, received
+from inference_server.api.upload import Parts, Upload, at_part, received
 from inference_server.errors import BadRequest
 from inference_server.tasks.case_zip import write_case
 from inference_server.tasks.record import ANONYMOUS, Priority, Task
@@ -29,17 +29,17 @@ def submit(context: Context, request: Request, *, idempotency_key: str | None) -
     """
     with received(request, context.tasks, PARTS, limit_bytes=context.settings.upload_limit_bytes) as upload:
         form = parse_form(upload.texts)
-        return context.tasks.submit(
-            Submission(
-                model=form.model,
-                staged=staged_case(upload, form),
-                dialect=DIALECT,
-                token=ANONYMOUS,
-                priority=Priority[form.priority.upper()],
-                parameters=form.parameters,
-                idempotency_key=idempotency_key,
-            )
+        submission = Submission(
+            model=form.model,
+            staged=staged_case(upload, form),
+            dialect=DIALECT,
+            token=ANONYMOUS,
+            priority=Priority[form.priority.upper()],
+            parameters=form.parameters,
+            idempotency_key=idempotency_key,
         )
+        with at_part("image" if upload.files["image"] else "case"):
+            return context.tasks.submit(submission)
 
 
 def parse_form(texts: dict[str, str]) -> SubmitForm:

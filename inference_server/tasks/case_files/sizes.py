@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from inference_server.errors import TooLarge
 from inference_server.imaging.nifti_header import LARGEST_AXIS
+from inference_server.imaging.sizes import size_text
 from inference_server.imaging.volume import Geometry, ScalingFactor
 from inference_server.settings import Settings
 
@@ -19,7 +20,8 @@ def check_image(array_bytes: int, limits: Settings) -> None:
     """
     if array_bytes > limits.image_limit_bytes:
         raise TooLarge(
-            f"The image declares {array_bytes} bytes of voxels; this server takes {limits.image_limit_bytes} at most."
+            f"The image declares {size_text(array_bytes)} of voxels; "
+            f"this server takes {size_text(limits.image_limit_bytes)} at most."
         )
 
 
@@ -31,8 +33,8 @@ def check_sum(array_bytes: Sequence[int], limits: Settings) -> None:
     """
     if sum(array_bytes) > limits.unpacked_limit_bytes:
         raise TooLarge(
-            f"Images and contours declare {sum(array_bytes)} bytes of voxels together; "
-            f"this server takes {limits.unpacked_limit_bytes} at most."
+            f"Images and contours declare {size_text(sum(array_bytes))} of voxels together; "
+            f"this server takes {size_text(limits.unpacked_limit_bytes)} at most."
         )
 
 
@@ -46,5 +48,5 @@ def check_labels(geometry: Geometry, factor: ScalingFactor, limits: Settings) ->
     if geometry.voxels * math.prod(factor) > limits.labels_limit_bytes or longest > LARGEST_AXIS:
         raise TooLarge(
             "With this scaling factor the labels would be larger than this server makes: "
-            f"{limits.labels_limit_bytes} voxels, {LARGEST_AXIS} along an axis."
+            f"{size_text(limits.labels_limit_bytes)} at a byte a voxel, {LARGEST_AXIS} voxels along an axis."
         )

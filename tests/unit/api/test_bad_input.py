@@ -17,6 +17,8 @@ from door_support import Doors, case, form, image, part, zipped
 from werkzeug.test import TestResponse
 
 IMAGE = "tmp_0000.nii.gz"
+CASE, MODEL = "the case", "the model"
+"""Fields that each dialect has a name of its own for."""
 SECRET = "Doe^John"
 
 LIMITS = {
@@ -95,20 +97,20 @@ def bomb() -> bytes:
 
 NAN = float("nan")
 BAD: dict[str, Callable[[], Bad]] = {
-    "not a zip": lambda: Bad(b"GIF89a" * 50, 400, "malformed_message", None, "zip"),
-    "empty": lambda: Bad(b"", 400, "malformed_message", None, "zip"),
-    "truncated zip": lambda: Bad(case()[:-40], 400, "malformed_message", None, "zip"),
-    "absolute path": lambda: Bad(zipped({"/etc/x.nii.gz": image()}), 400, "bad_request", None, "flat zip"),
-    "path upwards": lambda: Bad(zipped({"../tmp_0000.nii.gz": image()}), 400, "bad_request", None, "flat zip"),
-    "link": lambda: Bad(special(link), 400, "bad_request", None, "link"),
-    "same name twice": lambda: Bad(twice(), 400, "malformed_message", None, "same name"),
-    "encrypted": lambda: Bad(encrypted(), 400, "bad_request", None, "encrypted"),
+    "not a zip": lambda: Bad(b"GIF89a" * 50, 400, "malformed_message", CASE, "zip"),
+    "empty": lambda: Bad(b"", 400, "malformed_message", CASE, "zip"),
+    "truncated zip": lambda: Bad(case()[:-40], 400, "malformed_message", CASE, "zip"),
+    "absolute path": lambda: Bad(zipped({"/etc/x.nii.gz": image()}), 400, "bad_request", CASE, "flat zip"),
+    "path upwards": lambda: Bad(zipped({"../tmp_0000.nii.gz": image()}), 400, "bad_request", CASE, "flat zip"),
+    "link": lambda: Bad(special(link), 400, "bad_request", CASE, "link"),
+    "same name twice": lambda: Bad(twice(), 400, "malformed_message", CASE, "same name"),
+    "encrypted": lambda: Bad(encrypted(), 400, "bad_request", CASE, "encrypted"),
     "too many members": lambda: Bad(
-        zipped({f"{number}.txt": "x" for number in range(9)}), 413, "too_large", None, "9 members"
+        zipped({f"{number}.txt": "x" for number in range(9)}), 413, "too_large", CASE, "9 members"
     ),
-    "bomb": lambda: Bad(bomb(), 413, "too_large", None, "3000000 bytes"),
+    "bomb": lambda: Bad(bomb(), 413, "too_large", CASE, "2.9 MiB"),
     "image too large": lambda: Bad(
-        with_image(patched(42, "3h", 500, 500, 500)), 413, "too_large", IMAGE, "declares 125000000 bytes"
+        with_image(patched(42, "3h", 500, 500, 500)), 413, "too_large", IMAGE, "declares 119.2 MiB"
     ),
     "no image": lambda: Bad(zipped({"meta.json": "{}"}), 400, "bad_request", IMAGE, "The zip has no image."),
     "too many images": lambda: Bad(case(2), 400, "bad_request", "tmp_0001.nii.gz", "takes 1 image (image); 2 came"),
@@ -149,7 +151,7 @@ BAD: dict[str, Callable[[], Bad]] = {
     "meta that is no JSON": lambda: Bad(
         zipped({IMAGE: image(), "meta.json": "{"}), 400, "malformed_message", "meta.json", "JSON"
     ),
-    "unknown model": lambda: Bad(case(), 404, "unknown_model", "model", "Known models: one, two.", "lungs"),
+    "unknown model": lambda: Bad(case(), 404, "unknown_model", MODEL, "Known models: one, two.", "lungs"),
     "upload too large": lambda: Bad(bytes(300_000), 413, "too_large", None, "larger than"),
 }
 
@@ -164,6 +166,12 @@ def through_native(doors: Doors, bad: Bad) -> TestResponse:
     return doors.client.post("/api/v1/tasks", **form(*parts))
 
 
+FIELDS = {
+    through_mim: {CASE: "zip_file", MODEL: "model_human_readable_id"},
+    through_native: {CASE: "case", MODEL: "model"},
+}
+
+
 @pytest.fixture
 def limited(tmp_path: Path) -> Iterator[Doors]:
     doors = Doors(tmp_path, **LIMITS)
@@ -176,9 +184,10 @@ def limited(tmp_path: Path) -> Iterator[Doors]:
 def test_a_bad_case_is_refused(limited: Doors, name: str, send: Callable[[Doors, Bad], TestResponse]) -> None:
     bad = BAD[name]()
     answer = send(limited, bad)
+    field = FIELDS[send].get(bad.field or "", bad.field)
     said = answer.json["message" if send is through_mim else "detail"]
     assert (answer.status_code, answer.json["code"]) == (bad.status, bad.code), said
-    assert answer.json.get("field") == bad.field
+    assert answer.json.get("field") == field
     assert bad.words in said
     assert SECRET not in answer.text
     assert limited.blob_files() == []
@@ -204,6 +213,15 @@ def test_a_full_queue_takes_nothing(tmp_path: Path, send: Callable[[Doors, Bad],
     assert (answer.status_code, answer.json["code"]) == (429, "over_quota")
     assert answer.headers["Retry-After"] == "10"
     assert doors.blob_files() == kept
+    doors.close()
+
+
+def test_plain_images_that_are_too_much_together_are_the_field_at_fault(tmp_path: Path) -> None:
+    large = (part("image", gzip.decompress(image((80, 80, 80))), "i") for _ in range(9))
+    doors = Doors(tmp_path, **{**LIMITS, "upload_limit_bytes": 10**8, "member_limit": 4})
+    answer = doors.client.post("/api/v1/tasks", **form(part("model", "two"), *large))
+    assert (answer.status_code, answer.json["code"], answer.json["field"]) == (413, "too_large", "image")
+    assert "9 members" in answer.json["detail"]
     doors.close()
 
 
