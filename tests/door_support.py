@@ -75,7 +75,13 @@ def queued_task() -> Task:
         "priority": Priority.NORMAL,
         "status": Status.QUEUED,
     }
-    numbers: dict[str, Any] = {"revision": 1, "attempts": 0, "created_at": 1.7e9, "case_size_bytes": 10}
+    numbers: dict[str, Any] = {
+        "revision": 1,
+        "attempts": 0,
+        "created_at": 1.7e9,
+        "queued_at": 1.7e9,
+        "case_size_bytes": 10,
+    }
     return Task(**fixed, **more, **numbers, case_blob="b", parameters={}, outputs=())
 
 

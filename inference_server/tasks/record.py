@@ -111,6 +111,8 @@ class Task:
     revision: int
     attempts: int
     created_at: float
+    queued_at: float
+    """When it last entered its queue."""
     case_blob: str | None
     case_size_bytes: int
     parameters: Mapping[str, Any]

@@ -94,7 +94,7 @@ class _Attempt:
     def all_timings_s(self, of_model: Mapping[str, float]) -> dict[str, float]:
         """Return every phase without its wait for the device, which stands by itself."""
         computed = {name: max(0.0, seconds - self.waited_s.get(name, 0.0)) for name, seconds in of_model.items()}
-        queued_s = max(0.0, (self.task.started_at or self.task.created_at) - self.task.created_at)
+        queued_s = max(0.0, (self.task.started_at or self.task.queued_at) - self.task.queued_at)
         timings_s = {"queued": queued_s, "device_wait": sum(self.waited_s.values()), **self.timings_s, **computed}
         return {name: round(seconds, 4) for name, seconds in timings_s.items()}
 

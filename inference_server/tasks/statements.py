@@ -21,8 +21,8 @@ AT: BindParameter[float] = bindparam("at")
 HAS_UID = tasks.c.uid == bindparam("task_uid")
 
 _PLAIN = (
-    "uid", "model", "version", "digest", "queue", "dialect", "token", "revision", "attempts", "created_at", "case_blob",
-    "case_size_bytes", "parameters", "report", "progress", "started_at", "ended_at", "result_blob",
+    "uid", "model", "version", "digest", "queue", "dialect", "token", "revision", "attempts", "created_at", "queued_at",
+    "case_blob", "case_size_bytes", "parameters", "report", "progress", "started_at", "ended_at", "result_blob",
     "result_size_bytes", "time_limit_s",
 )  # fmt: skip
 _TRANSLATED = ("priority", "status", "outputs", "phase", "problem_code", "problem_message")

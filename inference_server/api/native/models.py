@@ -253,8 +253,8 @@ def event_record(event: Event) -> EventRecord:
 def _timings(task: Task, now: float) -> Mapping[str, float]:
     end = now if task.ended_at is None else task.ended_at
     if task.started_at is None:
-        return {"queued": round(end - task.created_at, 3)}
-    return {"queued": round(task.started_at - task.created_at, 3), "running": round(end - task.started_at, 3)}
+        return {"queued": round(end - task.queued_at, 3)}
+    return {"queued": round(task.started_at - task.queued_at, 3), "running": round(end - task.started_at, 3)}
 
 
 def _links(self: str) -> Links:

@@ -83,6 +83,7 @@ def claim(**changes: Any) -> Claim:
         "revision": 1,
         "attempts": 0,
         "created_at": time.time(),
+        "queued_at": time.time(),
         "started_at": time.time(),
         "case_blob": "c",
         "case_size_bytes": 1,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,19 @@ def test_the_result_is_stored_and_committed_with_how_it_was_made(bench: Bench) -
     assert task.report["classifications"] == {"benign": 0.75}
     assert task.report["notes"] == ["Directions were assumed."]
     assert (task.report["device"], task.report["precision"]) == ("cpu", "float32")
+
+
+def test_the_wait_of_a_task_that_is_tried_again_counts_from_then(database: Database, tmp_path: Path) -> None:
+    bench, clock = Bench(database, tmp_path), [time.time() - 100]
+    bench.store, bench.claims = (kind(database, clock=lambda: clock[0]) for kind in (Store, Claims))
+    claim = bench.claim()
+    bench.claims.fail(claim, Problem("internal", "Failed."), {}, 1.0)
+    clock[0] += 80
+    bench.store.retry(claim.task.uid)
+    clock[0] += 7.5
+    again = bench.claims.claim(["default"], HOLDER, 60.0)
+    assert again is not None
+    assert bench.run(again).report["timings_s"]["queued"] == pytest.approx(7.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("error", [InvalidVolume("Too flat."), OutOfMemory(), ModelLoadError("Broken.")])

@@ -30,6 +30,7 @@ def test_what_is_added_comes_back_whole(store: Store, clock: Clock) -> None:
         revision=1,
         attempts=0,
         created_at=clock.now,
+        queued_at=clock.now,
         case_blob=new.case_blob,
         case_size_bytes=1000,
         parameters={"threshold": 0.5},
@@ -208,9 +209,15 @@ def test_a_retried_task_starts_afresh_at_its_old_place(store: Store, claims: Cla
     later = added(store)
     clock.now += 5
     again = store.retry(task.uid)
-    assert again == replace(
-        task, status=Status.QUEUED, revision=4, started_at=None, ended_at=None, problem=None, report={}, progress=0.0
-    )
+    fresh = {
+        "queued_at": clock.now,
+        "started_at": None,
+        "ended_at": None,
+        "problem": None,
+        "report": {},
+        "progress": 0.0,
+    }
+    assert again == replace(task, status=Status.QUEUED, revision=4, **fresh)
     assert (store.position(again), store.position(later)) == (0, 1)
 
 
