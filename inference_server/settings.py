@@ -69,7 +69,9 @@ class Settings(BaseSettings):
     worker_children: int = Field(2, ge=1, description="child processes of a worker")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     cpu_threads: int = Field(0, ge=0, description="threads a model computes with on a CPU; 0: all cores")
-    queues: str = Field("default", description="queues a worker listens to, separated by commas")
+    queues: str = Field(
+        "default", pattern=r"[^\s,]", description="queues a worker listens to, separated by commas; at least one"
+    )
     preload: bool = Field(True, description="load every model of the queues when a worker child starts")
     log_json: bool = Field(False, description="write logs as JSON lines")
     log_level: str = Field(

@@ -32,6 +32,13 @@ def test_a_log_level_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch)
         load_settings()
 
 
+@pytest.mark.parametrize("queues", ["", " ", ",", " , "])
+def test_a_worker_of_no_queue_is_refused(queues: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PREFIX + "QUEUES", queues)
+    with pytest.raises(SettingsError, match="INFERENCE_SERVER_QUEUES"):
+        load_settings()
+
+
 def test_an_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PREFIX + "PORT", "9000")
     assert load_settings().port == 9000
