@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -255,6 +256,10 @@ def _listing(folder: Path) -> Listing:
             if _counts(name):
                 path = Path(parent, name)
                 status = path.stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise ModelLoadError(
+                        "The folder has a device, pipe or socket in it; a model is made of plain files."
+                    )
                 entries.append((path.relative_to(folder).as_posix(), status.st_mtime_ns, status.st_size))
     return tuple(sorted(entries))
 

@@ -94,6 +94,27 @@ def test_the_first_of_two_equal_models_is_served(repository: Path) -> None:
     assert "already serves" in registry.problems()[repository / "b"]
 
 
+@pytest.mark.parametrize("name", ["weights.bin", "model.yaml"])
+@pytest.mark.parametrize("special", ["link to a device", "pipe"])
+def test_what_is_no_plain_file_is_never_read(repository: Path, special: str, name: str) -> None:
+    write(repository / "good")
+    path = write(repository / "bad") / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if special == "pipe" else path.symlink_to("/dev/zero")
+    registry = Registry([repository])
+    assert [model.id for model in registry.models()] == ["good"]
+    assert "a model is made of plain files" in registry.problems()[repository / "bad"]
+
+
+def test_a_link_to_a_plain_file_is_taken_for_it(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("1")
+    (write(repository / "levels") / "note.txt").symlink_to(tmp_path / "elsewhere")
+    linked = Registry([repository]).get("levels").digest
+    (repository / "levels" / "note.txt").unlink()
+    (repository / "levels" / "note.txt").write_text("1")
+    assert Registry([repository]).get("levels").digest == linked
+
+
 def test_nothing_of_a_model_runs_when_it_is_scanned(repository: Path) -> None:
     trap = repository / "trap"
     folder = Bundle(more={"imports": [f"$open({str(trap)!r}, 'w')"], "device": f"$open({str(trap)!r}, 'w')"})
