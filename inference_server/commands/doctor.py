@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import socket
 from collections.abc import Callable
@@ -27,7 +28,7 @@ class Finding:
 
 
 def doctor(data: Data = None, models: Models = None, port: Port = None) -> None:
-    """Check Redis, database, disk, device, models and ports; says how to mend each."""
+    """Check Redis, database, blobs, disk, device, models and ports; says how to mend each."""
     joined = ",".join(str(path.absolute()) for path in models) if models else None
     settings = load_settings({"data_dir": data, "models_dirs": joined, "port": port})
     findings = [_run(name, check, settings) for name, check in CHECKS.items()]
@@ -70,6 +71,16 @@ def _database(settings: Settings) -> Finding:
     return Finding("database", True, "answers")
 
 
+def _blobs(settings: Settings) -> Finding:
+    from inference_server.tasks.blobs import blobs_folder
+
+    folder = blobs_folder(settings.blobs)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    well = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    mend = "" if well else f"Let this user write into {existing}, or correct INFERENCE_SERVER_BLOBS_URL."
+    return Finding("blobs", well, "can be written" if well else "cannot be written", mend)
+
+
 def _disk(settings: Settings) -> Finding:
     folder = settings.data_dir.absolute()
     while not folder.is_dir():
@@ -108,4 +119,12 @@ def _port(settings: Settings) -> Finding:
     return Finding("port", True, f"{settings.port} is free")
 
 
-CHECKS = {"broker": _broker, "database": _database, "disk": _disk, "device": _device, "models": _models, "port": _port}
+CHECKS = {
+    "broker": _broker,
+    "database": _database,
+    "blobs": _blobs,
+    "disk": _disk,
+    "device": _device,
+    "models": _models,
+    "port": _port,
+}

@@ -9,7 +9,7 @@ from typing import BinaryIO, Protocol
 from inference_server.errors import SettingsError
 from inference_server.tasks.blobs.local import LocalBlobs
 
-__all__ = ["Blobs", "LocalBlobs", "open_blobs"]
+__all__ = ["Blobs", "LocalBlobs", "blobs_folder", "open_blobs"]
 
 
 class Blobs(Protocol):
@@ -50,6 +50,15 @@ def open_blobs(url: str) -> Blobs:
     Raises:
         SettingsError: the URL is of another kind.
     """
+    return LocalBlobs(blobs_folder(url))
+
+
+def blobs_folder(url: str) -> Path:
+    """Return the folder that a URL of blobs names; nothing is made or looked at.
+
+    Raises:
+        SettingsError: the URL is of another kind.
+    """
     if not url.startswith("file:///"):
         raise SettingsError("The setting INFERENCE_SERVER_BLOBS_URL must be a URL of the form file:///folder.")
-    return LocalBlobs(Path(url.removeprefix("file://")))
+    return Path(url.removeprefix("file://"))

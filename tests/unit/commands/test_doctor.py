@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from inference_server.cli import app
+from inference_server.commands import doctor
+from inference_server.errors import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def _blobs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", {"blobs": doctor.CHECKS["blobs"]})
+
+
+def said(tmp_path: Path, blobs_url: str, status: int) -> str:
+    done = CliRunner().invoke(
+        app, ["doctor", "--data", str(tmp_path / "data")], env={"INFERENCE_SERVER_BLOBS_URL": blobs_url}
+    )
+    assert done.exit_code == status
+    assert status == 0 or isinstance(done.exception, SettingsError)
+    return done.stdout
+
+
+def test_a_folder_that_can_be_made_is_well_and_not_made(tmp_path: Path) -> None:
+    assert said(tmp_path, f"file://{tmp_path}/a/b", 0) == "ok   blobs: can be written\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_of_blobs_that_the_server_would_refuse_is_not_well(tmp_path: Path) -> None:
+    assert said(tmp_path, "ftp://x", 1).startswith("BAD  blobs: The setting INFERENCE_SERVER_BLOBS_URL must be a URL")
+
+
+def test_a_place_of_blobs_that_is_no_folder_is_not_well(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = said(tmp_path, f"file://{tmp_path}/file/blobs", 1)
+    assert out.startswith("BAD  blobs: cannot be written\n")
+    assert f"Let this user write into {tmp_path}/file, or correct INFERENCE_SERVER_BLOBS_URL." in out
