@@ -12,14 +12,14 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from inference_server.errors import InferenceServerError
+from inference_server.errors import BadRequest, InferenceServerError
 from inference_server.imaging.archive import open_archive
 
 ENDED = frozenset({"finished", "failed", "cancelled", "expired"})
@@ -72,7 +72,7 @@ class Client:
         self, server: str = "http://127.0.0.1:8000", *, token: str | None = None, timeout_s: float = 30.0
     ) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=server.rstrip("/"), headers=headers, timeout=timeout_s)
+        self._http = httpx.Client(base_url=_server_url(server), headers=headers, timeout=timeout_s)
 
     def __enter__(self) -> Client:
         return self
@@ -130,16 +130,17 @@ class Client:
             ServerError: there is no such task, or it has not ended after `timeout_s`.
         """
         deadline = time.monotonic() + (timeout_s or float("inf"))
-        task = self.status(uid)
+        task = self._next(uid, None, 0.0)
         while True:
-            if on_change:
+            if task and on_change:
                 on_change(task)
-            if task.ended:
+            if task and task.ended:
                 return task
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise ServerError(f"The task is still {task.status} after {timeout_s:g} s.", problem_code="timed_out")
-            task = self._next(task, min(POLL_S, left_s))
+                state = f"is still {task.status}" if task else "could not be asked for"
+                raise ServerError(f"The task {state} after {timeout_s:g} s.", problem_code="timed_out")
+            task = self._next(uid, task, min(POLL_S, left_s))
 
     def fetch(self, uid: str, folder: Path | str) -> list[Path]:
         """Download a result and unpack it: label volumes (`.nii.gz`), each with its label names (`.json`).
@@ -149,9 +150,9 @@ class Client:
 
         Raises:
             ServerError: the result is not there (yet, or any more).
+            BadRequest: the folder cannot be written.
         """
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
+        target = result_folder(folder)
         with tempfile.NamedTemporaryFile(suffix=".zip") as packed:
             with self._stream("GET", f"/api/v1/tasks/{uid}/result") as answer:
                 for block in answer.iter_bytes():
@@ -195,9 +196,10 @@ class Client:
         """Return one model's manifest."""
         return dict(self._request("GET", f"/api/v1/models/{model}").json())
 
-    def _next(self, task: RemoteTask, wait_s: float) -> RemoteTask:
+    def _next(self, uid: str, task: RemoteTask | None, wait_s: float) -> RemoteTask | None:
+        """Return the task once it is another one than `task`, or what was known if the server is away."""
         try:
-            return self.status(task.uid, wait_s=wait_s, revision=task.revision)
+            return self.status(uid, wait_s=wait_s, revision=task.revision) if task else self.status(uid)
         except ServerError as error:
             if error.http_status not in (0, 429, 502, 503, 504):
                 raise
@@ -217,6 +219,29 @@ class Client:
                 answer.read()
             _refuse_problem(answer)
             yield answer
+
+
+def result_folder(folder: Path | str) -> Path:
+    """Return a folder for results, made if need be.
+
+    Raises:
+        BadRequest: it cannot be made or written.
+    """
+    target = Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target):
+            return target
+    except OSError as exc:
+        raise BadRequest(f"The folder for the result cannot be written: {exc.strerror}.", field="out") from exc
+
+
+def _server_url(server: str) -> str:
+    with suppress(httpx.InvalidURL):
+        url = httpx.URL(server)
+        if url.scheme in ("http", "https") and url.host:
+            return server.rstrip("/")
+    raise ServerError("The address of the server is not a URL; one like http://127.0.0.1:8000 was expected.")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.status import Status as Spinner
 from rich.table import Table
 
-from inference_server.clients.native import Client, RemoteTask
+from inference_server.clients.native import Client, RemoteTask, result_folder
 from inference_server.errors import BadRequest, TaskError
 
 Server = Annotated[str, typer.Option(envvar="INFERENCE_SERVER_SERVER", help="The server's URL.")]
@@ -37,6 +37,8 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Send a case to a model; prints the task's UID, or with --wait its result files."""
+    if out:
+        result_folder(out)  # before an hour's computation, not after it
     with Client(server, token=token) as client:
         task = client.submit(model, images, parameters=_parameters(param or []), priority=priority)
         if wait or out:
