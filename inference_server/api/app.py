@@ -85,7 +85,7 @@ def _register_routes(app: OpenAPI) -> None:
         else:
             app.register_blueprint(door.blueprint)
     app.register_blueprint(docs_page.blueprint)
-    app.register_blueprint(health_blueprint(lambda: context().health))
+    app.register_api(health_blueprint(lambda: context().health))
 
 
 def _register_errors(app: OpenAPI) -> None:

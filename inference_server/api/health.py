@@ -7,13 +7,25 @@ import time
 from collections.abc import Callable
 from typing import Annotated
 
-from flask import Blueprint, Response
+from flask import Response
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
+from inference_server.api.problems import PROBLEMS
 from inference_server.errors import InferenceServerError
 from inference_server.tasks.service import Tasks
 
 BROKER_CHECK_S = 5.0
+
+
+SERVER = Tag(name="server", description="What the server offers and takes, and how it is")
+
+
+class Liveness(BaseModel):
+    """That the server is alive."""
+
+    live: bool
 
 
 class Check(BaseModel):
@@ -76,16 +88,20 @@ def _tried(look: Callable[[], object]) -> Check:
     return Check(ok=True)
 
 
-def health_blueprint(health: Callable[[], Health]) -> Blueprint:
+def health_blueprint(health: Callable[[], Health]) -> APIBlueprint:
     """Return the routes `/healthz/live` and `/healthz/ready`."""
-    blueprint = Blueprint("health", __name__, url_prefix="/healthz")
+    blueprint = APIBlueprint("health", __name__, url_prefix="/healthz", abp_tags=[SERVER], abp_responses=PROBLEMS)
 
-    @blueprint.get("/live")
+    @blueprint.get("/live", responses={"200": Liveness})
     def live() -> Response:
+        """See whether the server is alive"""
         return Response('{"live":true}', content_type="application/json")
 
-    @blueprint.get("/ready")
+    @blueprint.get("/ready", responses={"200": HealthReport, "503": HealthReport})
     def ready() -> Response:
+        """See whether the server can take tasks
+        503: the records or the disk are not well. A broker that is away leaves it ready.
+        """
         report = health().report()
         body = report.model_dump_json()
         return Response(body, 200 if report.ready else 503, content_type="application/json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 from flask import Response, request
 from pydantic import BaseModel, Field, ValidationError
@@ -26,6 +27,18 @@ class Problem(BaseModel):
     code: str = Field(description="stable name of the error, for programs to compare", examples=["too_large"])
     field: str | None = Field(None, description="name of the request's field at fault, where there is one")
     retryable: bool = Field(description="whether the same request may succeed later, unchanged")
+
+
+def _described(description: str) -> dict[str, Any]:
+    content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {"description": description, "content": content}
+
+
+PROBLEMS: dict[str | int, Any] = {
+    "422": _described("A value of the request is not valid"),
+    "default": _described("Why the request was refused"),
+}
+"""How the OpenAPI document describes refusals."""
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from inference_server.api.native.models import SubmitForm
-from inference_server.api.problems import PROBLEM_TYPE
 
-_PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
 _BINARY = {"type": "string", "format": "binary"}
 
-
-def problem(description: str) -> dict[str, Any]:
-    """Return a response that is a problem document."""
-    return {"description": description, "content": {PROBLEM_TYPE: _PROBLEM}}
-
-
-PROBLEMS: dict[str | int, Any] = {
-    "422": problem("A value of the request is not valid"),
-    "default": problem("Why the request was refused"),
-}
 
 RESULT: dict[str, Any] = {
     "description": "The result: pairs of `NAME.nii.gz` (labels) and `NAME.json` (value to label name), and "

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from inference_server.api.context import Context, context
 from inference_server.api.download import send_result
-from inference_server.api.native.describe import NOTHING, PROBLEMS, RESULT, submit_body
+from inference_server.api.health import SERVER
+from inference_server.api.native.describe import NOTHING, RESULT, submit_body
 from inference_server.api.native.models import (
     EventList,
     EventsQuery,
@@ -31,6 +32,7 @@ from inference_server.api.native.models import (
     task_summary,
 )
 from inference_server.api.native.submit import submit
+from inference_server.api.problems import PROBLEMS
 from inference_server.tasks.record import Status, Task
 from inference_server.tasks.service import Served
 from inference_server.tasks.store import TaskFilter
@@ -38,7 +40,6 @@ from inference_server.tasks.store import TaskFilter
 PREFIX = "/api/v1"
 
 TASKS = Tag(name="tasks", description="Submit a case, follow its task, fetch its result")
-SERVER = Tag(name="server", description="What the server offers and takes")
 
 blueprint = APIBlueprint("native", __name__, url_prefix=PREFIX, abp_responses=PROBLEMS)
 

@@ -33,15 +33,15 @@ def test_it_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
     validate(document)
 
 
-def test_every_native_route_is_in_it_and_no_other(doors: Doors, document: dict[str, Any]) -> None:
+def test_every_native_route_and_health_are_in_it_and_no_other(doors: Doors, document: dict[str, Any]) -> None:
     routes = {
         f"{method} {rule.rule.replace('<', '{').replace('>', '}')}"
         for rule in doors.app.url_map.iter_rules()
         for method in rule.methods - {"HEAD", "OPTIONS"}
-        if rule.rule.startswith("/api/v1/")
+        if rule.rule.startswith(("/api/v1/", "/healthz/"))
     }
     assert set(operations(document)) == routes
-    assert len(routes) == 11
+    assert len(routes) == 13
 
 
 def test_every_operation_says_what_it_does_and_how_it_refuses(document: dict[str, Any]) -> None:
@@ -68,6 +68,18 @@ def test_the_form_of_a_submission_has_files_and_texts(document: dict[str, Any]) 
     assert schema["properties"]["case"]["format"] == "binary"
     assert schema["properties"]["image"]["items"] == {"type": "string", "format": "binary"}
     assert set(schema["properties"]) == {"model", "parameters", "priority", "scaling_factor", "case", "image"}
+
+
+def test_readiness_is_described_with_both_of_its_answers(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/healthz/ready"]["get"]["responses"]
+    for status in ("200", "503"):
+        schema = responses[status]["content"]["application/json"]["schema"]
+        assert schema == {"$ref": "#/components/schemas/HealthReport"}
+    assert document["components"]["schemas"]["HealthReport"]["required"] == ["ready", "checks"]
+
+
+def test_each_tag_is_described_once(document: dict[str, Any]) -> None:
+    assert [(tag["name"], bool(tag["description"])) for tag in document["tags"]] == [("tasks", True), ("server", True)]
 
 
 def test_a_result_is_a_zip(document: dict[str, Any]) -> None:
