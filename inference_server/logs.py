@@ -9,7 +9,7 @@ import structlog
 
 from inference_server.settings import Settings
 
-NOISY = ("alembic", "celery", "httpx", "kombu")
+NOISY = ("alembic", "celery", "httpx", "kombu", "multiprocessing")
 """Libraries whose everyday news says nothing to an operator."""
 
 
@@ -29,6 +29,9 @@ def configure_logging(settings: Settings) -> None:
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    pool = logging.getLogger("multiprocessing")  # Celery's pool keeps this logger's records from the root
+    pool.handlers[:] = [handler]
+    pool.propagate = False
     root.setLevel(settings.log_level.upper())
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)

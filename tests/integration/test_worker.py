@@ -148,6 +148,8 @@ def test_a_child_that_is_killed_while_idle_is_replaced(server: Server, worker: W
     until(lambda: all(server.task(uid).status is Status.RUNNING for uid in uids))
     server.go.touch()
     assert {server.ended(uid).status for uid in uids} == {Status.FINISHED}
+    until(lambda: "signal 9 (SIGKILL)" in worker.log)
+    assert not [line for line in worker.log.splitlines() if line.startswith("Process ")]  # but with a time and a level
 
 
 def test_one_case_is_computed_at_a_time_while_another_is_read(server: Server, worker: Worker) -> None:
