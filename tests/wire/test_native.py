@@ -120,6 +120,12 @@ def test_parameters_and_priority_reach_the_task(doors: Doors) -> None:
         ([*one_case(), part("scaling_factor", "[1, 0, 2]")], 422, "scaling_factor", "three whole numbers from 1"),
         ([*one_case(), part("scaling_factor", "[1, 2]")], 422, "scaling_factor", "JSON list [z, y, x] were expected"),
         ([*one_case(), part("scaling_factor", "1,2,2")], 422, "scaling_factor", "three whole numbers from 1"),
+        (
+            [part("model", "one"), part("image", image(), "i"), part("scaling_factor", "[1, 9999, 9999]")],
+            413,
+            "scaling_factor",
+            "the labels would be larger",
+        ),
         ([part("model", "two"), part("image", image(), "i")], 400, "tmp_0001.nii.gz", "1 came"),
         ([*one_case(), part("parameters", "{")], 422, "parameters", "Invalid JSON"),
         ([*one_case(), part("parameters", "[1]")], 422, "parameters", "valid dictionary"),

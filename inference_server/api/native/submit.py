@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flask import Request
@@ -11,7 +13,8 @@ from inference_server.api.context import Context
 from inference_server.api.native.models import SubmitForm
 from inference_server.api.problems import Refused, invalid_request
 from inference_server.api.upload import Parts, Upload, at_part, received
-from inference_server.errors import BadRequest
+from inference_server.errors import BadRequest, InferenceServerError
+from inference_server.tasks.case_files.names import NEWER_META
 from inference_server.tasks.case_zip import write_case
 from inference_server.tasks.record import ANONYMOUS, Priority, Task
 from inference_server.tasks.submission import Submission
@@ -38,7 +41,7 @@ def submit(context: Context, request: Request, *, idempotency_key: str | None) -
             parameters=form.parameters,
             idempotency_key=idempotency_key,
         )
-        with at_part("image" if upload.files["image"] else "case"):
+        with at_part("image" if upload.files["image"] else "case"), _as_sent(form):
             return context.tasks.submit(submission)
 
 
@@ -68,6 +71,17 @@ def staged_case(upload: Upload, form: SubmitForm) -> Path:
     if form.scaling_factor:
         raise BadRequest("The scaling factor of a zip stands in its own meta.json.", field="scaling_factor")
     return cases[0]
+
+
+@contextmanager
+def _as_sent(form: SubmitForm) -> Iterator[None]:
+    """Call the factor that was sent beside plain images by its own name, not by that of its place in the case."""
+    try:
+        yield
+    except InferenceServerError as exc:
+        if form.scaling_factor and exc.field == f"{NEWER_META}: scaling_factor":
+            exc.field = "scaling_factor"
+        raise
 
 
 def _packed(upload: Upload, images: list[Path], form: SubmitForm) -> Path:
