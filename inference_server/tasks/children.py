@@ -104,13 +104,27 @@ def _allow_children() -> None:
     config = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     config["daemon"] = False
     config["authkey"] = AuthenticationString(bytes(config["authkey"]))
-    os.register_at_fork(after_in_child=_heed_signals)
+    os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals, after_in_child=_heed_signals)
+
+
+def _hold_signals() -> None:
+    """Keep signals back during a fork: one that came to the process before `_heed_signals` would be lost."""
+    _MASK.before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+
+
+def _let_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _MASK.before)
 
 
 def _heed_signals() -> None:
     """Have a model's own process end when it is told to; it inherits the handlers of a worker, which would not."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1):
+    for number in _HANDLED:
         signal.signal(number, signal.SIG_DFL)
+    _let_signals()
+
+
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
+_MASK = threading.local()
 
 
 def _volunteer_for_oom() -> None:
