@@ -90,6 +90,9 @@ def _engine_opener() -> OpenEngine:
 
     Only importing is safe before a fork; a forward pass in this process would hang every child.
     """
+    # Read when torch is loaded. Threads that wait would otherwise spin, on cores that the other child reads and writes
+    # its case with.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from inference_server.models.engine import open_engine
     from inference_server.models.registry import open_registry
 
