@@ -11,8 +11,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-SPACING_MM = 2.5
+SPACING_MM = (1.5, 1.5, 2.5)
 HU_MIN, HU_MAX = -1000.0, 1000.0
+ANYWHERE = 0.15
+"""Share of the windows that lie anywhere in the picture; the others lie about the body. Some show nothing but air."""
 # A label is averaged over about one working voxel, so that interpolating the prediction back to a fine grid and
 # cutting it at one half finds the surface again. Measured best of 0, 0.5, 0.75 and 1.0 mm.
 LABEL_SIGMA_MM = 0.75
@@ -75,15 +77,17 @@ class Sampler:
 
     def _centre(self, source: Source, size: tuple[int, int, int]) -> Tensor:
         extent = (torch.tensor(source.image.shape[2:]) - 1) * source.spacing_mm
-        half = torch.tensor(size) * SPACING_MM / 2
+        half = torch.tensor(size) * torch.tensor(SPACING_MM) / 2
         wanted = source.body_low_mm + self.uniform(0, 1, (3,)) * (source.body_high_mm - source.body_low_mm)
         # Windows lie within the picture at prediction; where it is smaller than the window it is in its middle.
+        if self.chance(ANYWHERE):
+            wanted = self.uniform(0, 1, (3,)) * extent
         low, high = torch.minimum(half, extent / 2) - 15, torch.maximum(extent - half, extent / 2) + 15
         return torch.minimum(torch.maximum(wanted, low), high)
 
     def _turned(self, size: tuple[int, int, int]) -> Tensor:
         """Offsets from the centre in mm, ``(X, Y, Z, 3)``: turned, mirrored, scaled and bent."""
-        axes = [(torch.arange(n) - (n - 1) / 2) * SPACING_MM for n in size]
+        axes = [(torch.arange(n) - (n - 1) / 2) * step for n, step in zip(size, SPACING_MM, strict=True)]
         offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
         scale = self.uniform(0.82, 1.2) * self.uniform(0.94, 1.06, (3,))
         mirror = torch.tensor([-1.0 if self.chance(share) else 1.0 for share in (0.5, 0.15, 0.15)])
@@ -120,9 +124,9 @@ class Sampler:
 
     def _coarser(self, source: Source) -> list[int]:
         """Steps that skip voxels, as if scanned more coarsely."""
-        if not self.chance(0.4):
+        if not self.chance(0.25):
             return [1, 1, 1]
-        limits = (2.8, 2.8, 6.0)
+        limits = (2.0, 2.0, 5.0)
         most = [max(1, int(limit / step)) for limit, step in zip(limits, source.spacing_mm.tolist(), strict=True)]
         across = int(torch.randint(1, most[0] + 1, (), generator=self.random))
         return [across, across, int(torch.randint(1, most[2] + 1, (), generator=self.random))]
