@@ -19,6 +19,7 @@ from inference_server.errors import UnknownModel
 from inference_server.imaging.nifti import write_labels
 from inference_server.imaging.volume import Geometry, Volume
 from inference_server.models.manifest import Channel, LabelName, Manifest, Parameter
+from inference_server.models.resources import Resources
 from inference_server.settings import Settings
 from inference_server.tasks.blobs import LocalBlobs
 from inference_server.tasks.case_zip import check_case
@@ -39,7 +40,7 @@ ONE = Manifest(
     labels={1: LabelName(name="BODY")},
     parameters=(Parameter(name="level", type="number", default=0.5, minimum=0, maximum=1),),
 )
-TWO = Manifest(id="two", channels=(Channel(name="t1"), Channel(name="t2")), queue="large")
+TWO = Manifest(id="two", channels=(Channel(name="t1"), Channel(name="t2")), resources=Resources(queue="large"))
 
 
 def image(shape: tuple[int, int, int] = (3, 4, 5), *, spacing_mm: tuple[float, float, float] = (1, 1, 2)) -> bytes:

@@ -38,10 +38,16 @@ def _child(node: yaml.Node | None, part: str | int) -> tuple[yaml.Mark, yaml.Nod
 
 
 def _describe(fault: Any, root: yaml.Node | None) -> str:
-    place: Place = fault["loc"]
+    place = _as_written(fault["loc"], root)
     key = ".".join(map(str, place)) or "manifest"
     line = line_of(root, place)
     return f"{f'line {line}, ' if line else ''}{key}: {_expectation(fault)}"
+
+
+def _as_written(place: Place, root: yaml.Node | None) -> Place:
+    """Return the place of a key of `resources` that stands in its short form, at the top."""
+    top = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+    return place[1:] if place[0:1] == ("resources",) and place[1:] and place[1] in top else place
 
 
 def _expectation(fault: Any) -> str:

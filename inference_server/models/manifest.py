@@ -15,6 +15,7 @@ from inference_server.errors import BadRequest, ModelLoadError
 from inference_server.models.declared import Declared
 from inference_server.models.faults import describe_faults
 from inference_server.models.preparation import Inferer, NetworkClass, Preparation, Windows
+from inference_server.models.resources import SHORT_FORMS, Resources
 
 Shade = Annotated[int, Field(ge=0, le=255)]
 APP = r"^(([\w-]+/)*\w+\.py|\w+(\.\w+)*):\w+$"
@@ -135,12 +136,23 @@ class Manifest(Declared):
     """What an ensemble makes of its members' answers: the mean of probabilities, or the label that most give."""
     parameters: tuple[Parameter, ...] = ()
     dimensions: Literal[2, 3] = 3
-    queue: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,50}$")] = "default"
+    resources: Resources = Resources()
     precision: Precision = Precision.AUTO
     example: str | None = Field(None, description="an image in the model's folder, on which precisions are compared")
     preload: bool = True
-    time_limit_s: float | None = Field(None, gt=0)
     options: Mapping[str, Any] = Field(default_factory=dict, description="what only this runtime understands")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, declared: Any) -> Any:
+        resources = declared.get("resources", {}) if isinstance(declared, Mapping) else None
+        short = {key: declared[key] for key in SHORT_FORMS if key in declared}
+        if not short or not isinstance(resources, Mapping):
+            return declared
+        if twice := [key for key in short if key in resources]:
+            raise ValueError(f"`{twice[0]}` stands both at the top and in `resources`; once was expected")
+        rest = {key: value for key, value in declared.items() if key not in short}
+        return {**rest, "resources": {**resources, **short}}
 
     @field_validator("version", mode="before")
     @classmethod
@@ -210,6 +222,11 @@ class Manifest(Declared):
         """The app's Python file in the model's folder, if it is one."""
         file = (self.app or "").partition(":")[0]
         return file if file.endswith(".py") else None
+
+    @property
+    def queue(self) -> str:
+        """The queue that its tasks wait in."""
+        return self.resources.queue
 
     @property
     def required_channels(self) -> int:

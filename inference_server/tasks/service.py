@@ -230,7 +230,7 @@ class Tasks:
             outputs=submission.outputs,
             idempotency_key=submission.idempotency_key,
             fingerprint=fingerprint(submission) if submission.idempotency_key is not None else "",
-            time_limit_s=manifest.time_limit_s,
+            time_limit_s=manifest.resources.time_limit_s,
         )
 
     def _record(self, new: NewTask, staged: Path) -> tuple[Task, bool]:

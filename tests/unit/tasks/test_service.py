@@ -24,6 +24,7 @@ from inference_server.errors import (
     UnknownTask,
 )
 from inference_server.models.manifest import Manifest, Parameter
+from inference_server.models.resources import Resources
 from inference_server.settings import Settings
 from inference_server.tasks.blobs.memory import MemoryBlobs
 from inference_server.tasks.claims import Claims
@@ -57,7 +58,8 @@ class _Models:
         if model_id != "ct-body":
             raise UnknownModel(f"The server does not know the model '{model_id}'. Known models: ct-body.")
         parameter = Parameter(name="threshold", type="number", default=0.5)
-        return _Model(Manifest(id="ct-body", version="2.1", queue="gpu", parameters=(parameter,), time_limit_s=60.0))
+        resources = Resources(queue="gpu", time_limit_s=60.0)
+        return _Model(Manifest(id="ct-body", version="2.1", parameters=(parameter,), resources=resources))
 
 
 def _check_case(path: Path, manifest: Manifest, settings: Settings) -> None:
