@@ -108,6 +108,21 @@ def _models(settings: Settings) -> Finding:
     return Finding("models", bool(names) and not broken, names or "none", broken)
 
 
+def _queues(settings: Settings) -> Finding:
+    if importlib.util.find_spec("torch") is None:
+        return Finding("queues", True, "no worker can run here")
+    from inference_server.models.machine import this_machine
+    from inference_server.models.registry import open_registry
+    from inference_server.tasks.fitness import MEND, explained, judge
+
+    manifests = [model.manifest for model in open_registry(settings).models()]
+    fitness = judge(settings.queue_names, manifests, this_machine(settings.device))
+    elsewhere = sorted({manifest.queue for manifest in manifests} - set(settings.queue_names))
+    served = f"a worker here listens to {', '.join(fitness.queues) or 'none'}"
+    seen = served + (f"; other workers are to listen to {', '.join(elsewhere)}" if elsewhere else "")
+    return Finding("queues", not fitness.unfit, seen, f"{explained(fitness)} {MEND}" if fitness.unfit else "")
+
+
 def _port(settings: Settings) -> Finding:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -126,5 +141,6 @@ CHECKS = {
     "disk": _disk,
     "device": _device,
     "models": _models,
+    "queues": _queues,
     "port": _port,
 }

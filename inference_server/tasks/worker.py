@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import socket
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from types import FrameType
 
 from billiard.common import REMAP_SIGTERM
@@ -20,6 +22,7 @@ from inference_server.settings import Settings
 from inference_server.tasks.children import Child, OpenEngine
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
+from inference_server.tasks.fitness import with_fit_queues
 from inference_server.tasks.guardian import Guardian
 from inference_server.tasks.queue import TURN, CeleryTurns, make_celery
 
@@ -66,12 +69,15 @@ def run_worker(
 
     Raises:
         StoreUnavailable: the records cannot be reached.
-        SettingsError: there is no broker.
+        SettingsError: there is no broker, or no queue whose models this machine can run.
     """
+    if open_engine is None:
+        open_engine = _engine_opener()
+        settings = _fitted(settings)
     name = worker_name()
     claims = Claims(open_database(settings.database), max_attempts=settings.max_attempts)
     guardian = Guardian(settings, name, claims, CeleryTurns(settings), ready or (lambda _: None))
-    child = Child(settings, name, open_engine or _engine_opener(), guardian.announce)
+    child = Child(settings, name, open_engine, guardian.announce)
     controller = _controller(settings, name, child)
     claims.lose(name)  # what a predecessor of the same name, in a restarted container, has left
     _catch_signals(guardian)
@@ -97,6 +103,16 @@ def _engine_opener() -> OpenEngine:
     from inference_server.models.registry import open_registry
 
     return lambda settings: open_engine(settings, open_registry(settings))
+
+
+def _fitted(settings: Settings) -> Settings:
+    from inference_server.models.machine import this_machine
+    from inference_server.models.registry import open_registry
+
+    # A process that has asked for its GPUs cannot be forked into ones that use them.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as apart:
+        machine = apart.submit(this_machine, settings.device).result()
+    return with_fit_queues(settings, [model.manifest for model in open_registry(settings).models()], machine)
 
 
 def _catch_signals(guardian: Guardian) -> None:

@@ -66,11 +66,10 @@ class Server:
         with zipfile.ZipFile(staged, "w") as archive:
             archive.writestr("tmp_0000.nii.gz", packed(nifti(np.ascontiguousarray(ARRAY.T), np.eye(4))))
             archive.writestr("meta.json", json.dumps({"scaling_factor": [1, 1, 1]}))
-        given: dict[str, Any] = {"model": "stand-in", "version": "1.0.0", "parameters": {"do": do}}
+        given: dict[str, Any] = {"model": "stand-in", "version": "1.0.0", "parameters": {"do": do}, "queue": self.queue}
         new = NewTask(
             uid=new_uid(),
             digest="digest",
-            queue=self.queue,
             dialect="native",
             case_blob=self.blobs.put(staged),
             case_size_bytes=1,
@@ -78,7 +77,7 @@ class Server:
         )
         self.store.add(new)
         for _ in range(turns):
-            self.turns.send(self.queue)
+            self.turns.send(new.queue)
         return new.uid
 
     def task(self, uid: str) -> Task:
