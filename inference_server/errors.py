@@ -13,6 +13,8 @@
     ├── Conflict                        conflict             409
     ├── ResultGone                      result_gone          410
     ├── NotAuthorised                   not_authorised       401
+    ├── Forbidden                       forbidden            403
+    ├── SignInLimited                   sign_in_limited      429
     ├── OverQuota                       over_quota           429
     ├── StorageFull                     storage_full         507
     ├── StoreUnavailable                store_unavailable    503
@@ -124,6 +126,21 @@ class NotAuthorised(InferenceServerError):
 
     code = "not_authorised"
     status = 401
+
+
+class Forbidden(InferenceServerError):
+    """The access token does not allow this; ask the operator of the server for one that does."""
+
+    code = "forbidden"
+    status = 403
+
+
+class SignInLimited(InferenceServerError):
+    """Too many access tokens that are not valid came from this address; wait before the next one."""
+
+    code = "sign_in_limited"
+    status = 429
+    retryable = True
 
 
 class OverQuota(InferenceServerError):

@@ -37,7 +37,21 @@ class Settings(BaseSettings):
     )
     broker_url: str | None = Field(None, description="Celery broker; `up` starts an embedded Redis where it is not set")
     blobs_url: str | None = Field(None, description="where bytes live; default: a folder in the data folder")
-    no_auth: bool = Field(False, description="listen beyond this machine although no access control is in force")
+
+    # Who gets in
+    no_auth: bool = Field(False, description="let in everybody, with all rights, also from beyond this machine")
+    open: str = Field("", description="dialects that take clients without a token, separated by commas")
+    sign_in_limit: int = Field(
+        10, ge=1, description="wrong tokens a minute from one address; more are answered 429. Counted per API process"
+    )
+    tls: bool = Field(False, description="listen for HTTPS beside HTTP")
+    tls_port: int = Field(8443, ge=0, le=65535, description="TCP port of HTTPS; 0 takes a free one")
+    tls_host: str | None = Field(None, description="address to listen on for HTTPS; default: that of HTTP")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the certificate and its chain; default: what `certs` made"
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key; default: what `certs` made")
+    audit_retention_s: float = Field(6 * 365 * 86_400.0, gt=0, description="how long lines of the audit log are kept")
 
     # Limits at the door
     upload_limit_bytes: int = Field(2 * GIB, gt=0, description="largest request body")
@@ -94,6 +108,11 @@ class Settings(BaseSettings):
         return tuple(Path(part.strip()) for part in self.models_dirs.split(",") if part.strip())
 
     @property
+    def opened(self) -> tuple[str, ...]:
+        """The dialects that take clients without a token."""
+        return tuple(part.strip() for part in self.open.split(",") if part.strip())
+
+    @property
     def queue_names(self) -> tuple[str, ...]:
         """The queues a worker listens to."""
         return tuple(part.strip() for part in self.queues.split(",") if part.strip())
@@ -128,7 +147,7 @@ def _refuse_unknown_variables() -> None:
             raise SettingsError(f"The setting {name} is unknown. `inference-server settings` lists all of them.")
 
 
-CLIENT_VARIABLES = {PREFIX + "SERVER", PREFIX + "TOKEN"}
+CLIENT_VARIABLES = {PREFIX + "SERVER", PREFIX + "TOKEN", PREFIX + "CERTIFICATE"}
 
 
 def _sentence(exc: ValidationError) -> str:

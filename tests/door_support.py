@@ -22,6 +22,7 @@ from inference_server.models.manifest import Channel, LabelName, Manifest, Param
 from inference_server.models.resources import Resources
 from inference_server.settings import Settings
 from inference_server.tasks.blobs import LocalBlobs
+from inference_server.tasks.caller import LOCAL
 from inference_server.tasks.case_zip import check_case
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
@@ -234,7 +235,7 @@ class Doors(Hands):
     def cancelled(self) -> str:
         """Return the UID of a task that was cancelled."""
         uid = self.submitted()
-        self.tasks.cancel(uid)
+        self.tasks.cancel(uid, LOCAL)
         return uid
 
     def expired(self) -> str:

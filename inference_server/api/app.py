@@ -6,18 +6,20 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flask import Response, request
+from flask import Response, current_app, g, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
+from flask_openapi3.types import SecuritySchemesDict
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 from inference_server import __version__
 from inference_server.api import docs_page
+from inference_server.api.access import Access, need_of
 from inference_server.api.context import EXTENSION, Context, context
-from inference_server.api.doors import DOORS, error_answerer
+from inference_server.api.doors import DOORS, door_at, error_answerer, opened_dialects
 from inference_server.api.health import Health, health_blueprint
 from inference_server.api.problems import (
     Problem,
@@ -33,10 +35,15 @@ from inference_server.api.waiting import Waits
 from inference_server.errors import InferenceServerError
 from inference_server.settings import Settings
 from inference_server.tasks.service import Tasks, open_tasks
+from inference_server.tasks.tokens import Tokens
 from inference_server.tasks.watch import Watcher
 
 log = logging.getLogger(__name__)
 
+SECURITY_SCHEMES: SecuritySchemesDict = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An access token; its operator makes it"},
+    "basic": {"type": "http", "scheme": "basic", "description": "Any user; the access token is the password"},
+}
 DESCRIPTION = "Send an image, get its contours. Every error is a problem document of RFC 9457 with a stable `code`."
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -53,11 +60,13 @@ def create_app(settings: Settings, tasks: Tasks | None = None) -> OpenAPI:
 
     Raises:
         StoreUnavailable: the records cannot be reached.
+        SettingsError: a dialect is to be opened that cannot be.
+        LookupError: a route does not say who may use it.
     """
     app = OpenAPI(
         "inference_server",
         info=Info(title="inference-server", version=__version__, description=DESCRIPTION),
-        security_schemes={},
+        security_schemes=SECURITY_SCHEMES,
         doc_ui=False,
         static_folder=None,
         validation_error_model=Problem,
@@ -67,6 +76,8 @@ def create_app(settings: Settings, tasks: Tasks | None = None) -> OpenAPI:
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     _register_routes(app)
     _register_errors(app)
+    _refuse_undecided(app)
+    app.before_request(_check_access)
     app.after_request(_harden)
     app.wsgi_app = _one_leading_slash(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app
@@ -75,7 +86,9 @@ def create_app(settings: Settings, tasks: Tasks | None = None) -> OpenAPI:
 def _context(settings: Settings, tasks: Tasks) -> Context:
     threads = max(2, settings.api_threads // settings.api_processes)
     waits = Waits(Watcher(tasks.store), slots=threads // 2, limit_s=settings.wait_limit_s)
-    return Context(settings, tasks, waits, Health(tasks, queue=settings.queue_names[0]))
+    health = Health(tasks, queue=settings.queue_names[0])
+    access = Access(settings, Tokens(tasks.store.database), opened_dialects(settings.opened))
+    return Context(settings, tasks, waits, health, access)
 
 
 def _register_routes(app: OpenAPI) -> None:
@@ -86,6 +99,21 @@ def _register_routes(app: OpenAPI) -> None:
             app.register_blueprint(door.blueprint)
     app.register_blueprint(docs_page.blueprint)
     app.register_api(health_blueprint(lambda: context().health))
+
+
+def _refuse_undecided(app: OpenAPI) -> None:
+    if undecided := [rule.rule for rule in app.url_map.iter_rules() if need_of(app, rule.endpoint) is None]:
+        raise LookupError(f"These routes do not say who may use them: {', '.join(undecided)}.")
+
+
+def _check_access() -> None:
+    need = need_of(current_app, request.endpoint) if request.endpoint else None
+    if need is None or need.is_open:
+        return
+    door = door_at(request.path)
+    assert door, "only doors have routes that need a token"
+    presented = door.presented(request)
+    g.caller = context().access.admit(request, dialect=door.name, presented=presented, need=need)
 
 
 def _register_errors(app: OpenAPI) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flask import current_app
 
+from inference_server.api.access import Access
 from inference_server.api.health import Health
 from inference_server.api.waiting import Waits
 from inference_server.settings import Settings
@@ -22,6 +23,7 @@ class Context:
     tasks: Tasks
     waits: Waits
     health: Health
+    access: Access
 
 
 def context() -> Context:

@@ -8,6 +8,8 @@ import flask_openapi3_swagger  # type: ignore[import-untyped]
 from flask import Blueprint, Response, current_app, send_from_directory, url_for
 from flask_openapi3.openapi import OpenAPI
 
+from inference_server.api.access import open_to_all
+
 ASSETS = Path(flask_openapi3_swagger.__file__).parent / "templates" / "swagger"
 
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
@@ -43,6 +45,7 @@ blueprint = Blueprint("docs", __name__)
 
 
 @blueprint.get("/openapi.json")
+@open_to_all
 def openapi() -> Response:
     """Answer with the OpenAPI 3.1 document of the native API."""
     assert isinstance(current_app, OpenAPI)
@@ -50,6 +53,7 @@ def openapi() -> Response:
 
 
 @blueprint.get("/docs/", strict_slashes=False)
+@open_to_all
 def page() -> Response:
     """Answer with a page that shows the document."""
     text = PAGE.format(root=url_for(".page").rstrip("/"), document=url_for(".openapi"))
@@ -57,12 +61,14 @@ def page() -> Response:
 
 
 @blueprint.get("/docs/start.js")
+@open_to_all
 def start() -> Response:
     """Answer with the script that starts Swagger UI."""
     return Response(START, content_type="text/javascript; charset=utf-8")
 
 
 @blueprint.get("/docs/assets/<path:name>")
+@open_to_all
 def asset(name: str) -> Response:
     """Answer with a file of Swagger UI."""
     return send_from_directory(ASSETS, name, max_age=3600)

@@ -12,6 +12,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
+from inference_server.api.access import open_to_all
 from inference_server.api.problems import PROBLEMS
 from inference_server.errors import InferenceServerError
 from inference_server.tasks.service import Tasks
@@ -93,11 +94,13 @@ def health_blueprint(health: Callable[[], Health]) -> APIBlueprint:
     blueprint = APIBlueprint("health", __name__, url_prefix="/healthz", abp_tags=[SERVER], abp_responses=PROBLEMS)
 
     @blueprint.get("/live", responses={"200": Liveness})
+    @open_to_all
     def live() -> Response:
         """See whether the server is alive"""
         return Response('{"live":true}', content_type="application/json")
 
     @blueprint.get("/ready", responses={"200": HealthReport, "503": HealthReport})
+    @open_to_all
     def ready() -> Response:
         """See whether the server can take tasks
         503: the records or the disk are not well. A broker that is away leaves it ready.

@@ -14,6 +14,7 @@ from inference_server.errors import BadRequest, InferenceServerError, TooLarge
 
 PROBLEM_TYPE = "application/problem+json"
 RETRY_AFTER_S = {HTTPStatus.TOO_MANY_REQUESTS: 10, HTTPStatus.SERVICE_UNAVAILABLE: 2}
+CHALLENGE = 'Bearer realm="inference-server", Basic realm="inference-server", charset="UTF-8"'
 INTERNAL = "The server made an error on this request. Its log says more; ask its operator."
 
 
@@ -61,7 +62,9 @@ class Refused(Exception):
 def refusal(error: InferenceServerError) -> Refusal:
     """Return an error of ours with its own status."""
     retry_after_s = RETRY_AFTER_S.get(HTTPStatus(error.status))
-    return Refusal(error, error.status, {"Retry-After": str(retry_after_s)} if retry_after_s else {})
+    retry = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
+    challenge = {"WWW-Authenticate": CHALLENGE} if error.status == HTTPStatus.UNAUTHORIZED else {}
+    return Refusal(error, error.status, {**retry, **challenge})
 
 
 def http_refusal(exc: HTTPException) -> Refusal:

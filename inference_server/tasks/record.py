@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -146,5 +146,5 @@ class Claim:
 
 
 def new_uid() -> str:
-    """Return a fresh identifier that nobody can guess."""
-    return uuid.uuid4().hex
+    """Return a fresh identifier that nobody can guess: 128 random bits."""
+    return secrets.token_hex(16)

@@ -17,7 +17,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration. Versions are numbers of four digits, so that text order is age order."""
 
 metadata = MetaData()
@@ -83,6 +83,32 @@ usage = Table(
 )
 """How much device time each token used lately, as the score of `usage.py`."""
 
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("scopes", String, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    Column("digest", String, nullable=False),
+)
+"""`digest` is the SHA-256 of a token's secret. Rows are never removed."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("time", Double, nullable=False),
+    Column("token", String, nullable=False),
+    Column("dialect", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("uid", String, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Lines are never changed. `uid` refers to no row, since a line outlives its task."""
+
 
 def _partial_index(
     name: str, *columns: Column[str] | Column[float] | Column[int], where: str, unique: bool = False
@@ -94,6 +120,8 @@ ENDED = "status IN ('finished', 'failed', 'cancelled')"
 
 Index("tasks_by_uid", tasks.c.uid, unique=True)
 Index("events_by_task", events.c.uid, events.c.seq)
+Index("audit_by_task", audit.c.uid, audit.c.seq)
+Index("audit_by_time", audit.c.time)
 _partial_index("tasks_to_claim", tasks.c.queue, tasks.c.token, tasks.c.priority, tasks.c.seq, where="status = 'queued'")
 _partial_index("tasks_waiting", tasks.c.queued_at, tasks.c.queue, where="status = 'queued'")
 _partial_index("tasks_running", tasks.c.lease_until, where="status = 'running'")

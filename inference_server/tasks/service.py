@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from inference_server.errors import InferenceServerError, StorageFull, StoreUnavailable, UnknownTask
+from inference_server.errors import Forbidden, InferenceServerError, StorageFull, StoreUnavailable, UnknownTask
 from inference_server.models.manifest import Manifest
 from inference_server.settings import Settings
 from inference_server.tasks.blobs import Blobs, open_blobs
+from inference_server.tasks.caller import Caller
 from inference_server.tasks.database import open_database
-from inference_server.tasks.record import ANONYMOUS, Event, NewTask, Priority, Status, Task, new_uid
+from inference_server.tasks.record import Event, NewTask, Priority, Status, Task, new_uid
 from inference_server.tasks.results import ResultFile, without_result
 from inference_server.tasks.store import Page, Store, TaskFilter
 from inference_server.tasks.submission import Submission, fingerprint
@@ -67,8 +68,8 @@ CheckCase = Callable[[Path, Manifest, Settings], object]
 class Tasks:
     """The life of tasks as the doors see it.
 
-    Whoever asks gives a `token`; a task of somebody else is answered as an unknown one. Every method raises
-    `StoreUnavailable` if the records or the files cannot be reached.
+    A task that the `caller` may not see is answered as an unknown one. Every method raises `StoreUnavailable` if the
+    records or the files cannot be reached.
     """
 
     def __init__(
@@ -125,20 +126,20 @@ class Tasks:
             self._send_turn(task)
         return task, created
 
-    def get(self, uid: str, token: str = ANONYMOUS) -> Task:
+    def get(self, uid: str, caller: Caller) -> Task:
         """Return a task.
 
         Raises:
-            UnknownTask: there is none of this UID that the token may see.
+            UnknownTask: there is none of this UID that the caller may see.
         """
         task = self.store.get(uid)
-        if not visible_to(task, token):
+        if not caller.may_see(task):
             raise UnknownTask
         return task
 
-    def page(self, only: TaskFilter, cursor: str | None = None, limit: int = 50, *, token: str = ANONYMOUS) -> Page:
-        """Return tasks that the token may see, latest first; see `Store.page`."""
-        return self.store.page(replace(only, token=token), cursor, limit)
+    def page(self, only: TaskFilter, caller: Caller, cursor: str | None = None, limit: int = 50) -> Page:
+        """Return tasks that the caller may see, latest first; see `Store.page`."""
+        return self.store.page(only if caller.sees_all else replace(only, token=caller.name), cursor, limit)
 
     def position(self, task: Task) -> int:
         """Return about how many waiting tasks are before this one; see `Store.position`."""
@@ -148,66 +149,79 @@ class Tasks:
         """Return about how long a waiting task still waits; see `Store.expected_wait_s`."""
         return self.store.expected_wait_s(task)
 
-    def cancel(self, uid: str, token: str = ANONYMOUS) -> Task:
+    def cancel(self, uid: str, caller: Caller) -> Task:
         """Stop a task that waits or runs.
 
         Raises:
-            UnknownTask: there is none of this UID that the token may see.
+            UnknownTask: there is none of this UID that the caller may see.
+            Forbidden: the caller may see it, but not steer it.
             Conflict: the task has ended.
         """
-        self.get(uid, token)
-        task = self.store.cancel(uid)
-        log.info("task cancelled", extra={"task": uid, "model": task.model})
+        self._steered(uid, caller)
+        task = self.store.cancel(uid, caller)
+        log.info("task cancelled", extra={"task": uid, "model": task.model, "by": caller.name})
         return task
 
-    def retry(self, uid: str, token: str = ANONYMOUS) -> Task:
+    def retry(self, uid: str, caller: Caller) -> Task:
         """Queue a failed or cancelled task again.
 
         Raises:
-            UnknownTask: there is none of this UID that the token may see.
+            UnknownTask: there is none of this UID that the caller may see.
+            Forbidden: the caller may see it, but not steer it.
             Conflict: the task did not fail, or its case has been removed.
         """
-        self.get(uid, token)
-        task = self.store.retry(uid)
-        log.info("task retried", extra={"task": uid, "model": task.model})
+        self._steered(uid, caller)
+        task = self.store.retry(uid, caller)
+        log.info("task retried", extra={"task": uid, "model": task.model, "by": caller.name})
         self._send_turn(task)
         return task
 
-    def delete(self, uid: str, token: str = ANONYMOUS) -> None:
+    def delete(self, uid: str, caller: Caller) -> None:
         """Remove a task in whatever state, with all its data.
 
         Raises:
-            UnknownTask: there is none of this UID that the token may see.
+            UnknownTask: there is none of this UID that the caller may see.
+            Forbidden: the caller may see it, but not steer it.
         """
-        self.get(uid, token)
-        keys = self.store.delete(uid)
-        log.info("task deleted", extra={"task": uid})
+        self._steered(uid, caller)
+        keys = self.store.delete(uid, caller)
+        log.info("task deleted", extra={"task": uid, "by": caller.name})
         for key in keys:
             self._delete_blob(key)
 
-    def events(self, uid: str, since: int = 0, *, token: str = ANONYMOUS) -> list[Event]:
+    def events(self, uid: str, caller: Caller, since: int = 0) -> list[Event]:
         """Return the lines of a task's log whose `seq` is above `since`.
 
         Raises:
-            UnknownTask: there is none of this UID that the token may see.
+            UnknownTask: there is none of this UID that the caller may see.
         """
-        self.get(uid, token)
+        self.get(uid, caller)
         return self.store.events(uid, since)
 
-    def result(self, uid: str, token: str = ANONYMOUS) -> ResultFile:
-        """Return the result of a finished task.
+    def result(self, uid: str, caller: Caller) -> ResultFile:
+        """Return the result of a finished task; the audit log notes that it was given.
 
         Raises:
-            UnknownTask: there is none of this UID that the token may see.
+            UnknownTask: there is none of this UID that the caller may see.
+            Forbidden: the caller may follow it, but not fetch what came of it.
             NotFinished: it waits or runs.
             Cancelled: it was cancelled.
             ResultGone: its result has been removed.
             InferenceServerError: it failed; the class, code and sentence are those of its problem.
         """
-        task = self.get(uid, token)
+        task = self.get(uid, caller)
+        if not caller.may_fetch(task):
+            raise Forbidden("This access token does not allow fetching results of others: 'read-all' does.")
         if task.status is Status.FINISHED and task.result_blob is not None:
+            self.store.note_fetch(uid, caller)
             return ResultFile(task, task.result_blob, task.result_size_bytes or 0, self.blobs)
         raise without_result(task)
+
+    def _steered(self, uid: str, caller: Caller) -> None:
+        if not caller.may_steer(self.get(uid, caller)):
+            raise Forbidden(
+                "This access token does not allow changing this task: 'submit' does for one's own, 'operate' for all."
+            )
 
     def _checked(self, submission: Submission) -> NewTask:
         self.ensure_room()
@@ -256,11 +270,6 @@ class Tasks:
             self.blobs.delete(key)
         except StoreUnavailable:
             log.warning("blob left to housekeeping", exc_info=True)
-
-
-def visible_to(task: Task, token: str) -> bool:
-    """Return whether the bearer of a token may know of a task."""
-    return task.token == token
 
 
 def open_tasks(settings: Settings) -> Tasks:

@@ -13,7 +13,8 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func,
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from inference_server.errors import BadRequest, Conflict, OverQuota, UnknownTask
-from inference_server.tasks import usage
+from inference_server.tasks import audit, usage
+from inference_server.tasks.caller import SERVER, Caller
 from inference_server.tasks.database import Database
 from inference_server.tasks.record import Event, NewTask, Status, Task
 from inference_server.tasks.schema import events, tasks
@@ -120,6 +121,8 @@ class Store:
             task = to_task(connection.execute(_INSERT, _columns(new, at)).one())
             usage.know(connection, new.token)
             note(connection, [new.uid], at=at, level="info", text="Accepted.")
+            submitter = Caller(new.token, frozenset(), new.dialect)
+            audit.note(connection, submitter, audit.Action.SUBMITTED, new.uid, at=at)
         return task, True
 
     def get(self, uid: str) -> Task:
@@ -174,25 +177,27 @@ class Store:
             ahead = _position(connection, task) + (1 if running else 0)
         return statistics.median(durations) * ahead / max(running, 1) if durations else None
 
-    def cancel(self, uid: str) -> Task:
+    def cancel(self, uid: str, by: Caller = SERVER) -> Task:
         """Stop a task that waits or runs. A worker that has it notices at its next beat.
+
+        The audit log names who did it, `by`; so with the other verbs.
 
         Raises:
             UnknownTask: there is none of this UID.
             Conflict: the task has ended.
         """
-        return self._move(uid, Verb.CANCEL, _CANCEL)
+        return self._move(uid, Verb.CANCEL, _CANCEL, by)
 
-    def retry(self, uid: str) -> Task:
+    def retry(self, uid: str, by: Caller = SERVER) -> Task:
         """Queue a failed or cancelled task again, at the place its age gives it.
 
         Raises:
             UnknownTask: there is none of this UID.
             Conflict: the task did not fail, or its case has been removed.
         """
-        return self._move(uid, Verb.RETRY, _RETRY)
+        return self._move(uid, Verb.RETRY, _RETRY, by)
 
-    def delete(self, uid: str) -> tuple[str, ...]:
+    def delete(self, uid: str, by: Caller = SERVER) -> tuple[str, ...]:
         """Remove a task in whatever state and return the keys of its blobs, which the caller removes.
 
         Raises:
@@ -200,9 +205,15 @@ class Store:
         """
         with self.database.writing() as connection:
             row = connection.execute(_DELETE, {"task_uid": uid}).one_or_none()
-        if row is None:
-            raise UnknownTask
+            if row is None:
+                raise UnknownTask
+            audit.note(connection, by, audit.Action.DELETED, uid, at=self._clock())
         return tuple(key for key in row if key is not None)
+
+    def note_fetch(self, uid: str, by: Caller) -> None:
+        """Tell the audit log that somebody is given a task's result."""
+        with self.database.writing() as connection:
+            audit.note(connection, by, audit.Action.FETCHED, uid, at=self._clock())
 
     def events(self, uid: str, since: int = 0) -> list[Event]:
         """Return the lines of a task's log whose `seq` is above `since`, in order.
@@ -228,13 +239,14 @@ class Store:
         if (connection.scalar(_COUNT_QUEUED) or 0) >= self._queue_limit:
             raise OverQuota
 
-    def _move(self, uid: str, verb: Verb, statement: ReturningUpdate[Any]) -> Task:
+    def _move(self, uid: str, verb: Verb, statement: ReturningUpdate[Any], by: Caller) -> Task:
         at = self._clock()
         with self.database.writing() as connection:
             row = connection.execute(statement, {"task_uid": uid, "at": at}).one_or_none()
             if row is None:
                 raise _refusal(_get(connection, uid), verb)
             note_verb(connection, [uid], verb, at=at)
+            audit.note(connection, by, _ACTIONS[verb], uid, at=at)
         return to_task(row)
 
 
@@ -284,4 +296,5 @@ def _refusal(task: Task, verb: Verb) -> Conflict:
     return Conflict(f"The task is {task.status.value}; only a {allowed} one can be {_PAST[verb]}.")
 
 
+_ACTIONS = {Verb.CANCEL: audit.Action.CANCELLED, Verb.RETRY: audit.Action.RETRIED}
 _PAST = {Verb.CANCEL: "cancelled", Verb.RETRY: "tried again"}

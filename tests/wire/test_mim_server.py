@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
+from inference_server.tasks.caller import LOCAL
 from inference_server.tasks.record import Priority, Problem, Status
 
 SUBMIT = "/api/tasks/?model_human_readable_id=one"
@@ -34,7 +35,7 @@ def test_the_fielded_clients_submission_is_answered_by_a_json_string(doors: Door
     assert answer.content_type == "application/json"
     uid = str(json.loads(answer.data))
     assert answer.data == f'"{uid}"'.encode()
-    task = doors.tasks.get(uid)
+    task = doors.tasks.get(uid, LOCAL)
     assert (task.model, task.version, task.dialect, task.status) == ("one", "2.1.0", "mim", Status.QUEUED)
     assert (task.priority, task.parameters) == (Priority.NORMAL, {"level": 0.5})
     assert doors.turns.sent == ["default"]
@@ -68,7 +69,7 @@ def test_basic_auth_that_nobody_asked_for_does_no_harm(doors: Doors, user_info: 
 
 def test_the_case_is_stored_as_it_came(doors: Doors) -> None:
     content = case(meta={"scaling_factor": [1, 2, 2], "spacing": [1.0, 1.0, 2.0]})
-    task = doors.tasks.get(submitted(doors, content).json)
+    task = doors.tasks.get(submitted(doors, content).json, LOCAL)
     with doors.blobs.open(str(task.case_blob)) as file:
         assert file.read() == content
     assert task.case_size_bytes == len(content)
@@ -155,7 +156,7 @@ def test_a_cancelled_task_is_552(doors: Doors) -> None:
 def test_a_result_that_has_gone_is_553(doors: Doors) -> None:
     assert polled(doors, doors.expired(), 553)["code"] == "result_gone"
     uid = doors.finished()
-    doors.blobs.delete(str(doors.tasks.get(uid).result_blob))
+    doors.blobs.delete(str(doors.tasks.get(uid, LOCAL).result_blob))
     assert polled(doors, uid, 553)["code"] == "result_gone"
 
 

@@ -13,6 +13,7 @@ import pytest
 from door_support import RESULT, Doors, case, form, image, part
 from werkzeug.test import TestResponse
 
+from inference_server.tasks.caller import LOCAL
 from inference_server.tasks.record import Phase, Priority, Problem
 
 TASKS = "/api/v1/tasks"
@@ -28,7 +29,7 @@ def one_case() -> tuple[bytes, bytes]:
 
 
 def stored_case(doors: Doors, uid: str) -> dict[str, bytes]:
-    with doors.blobs.open(str(doors.tasks.get(uid).case_blob)) as file, zipfile.ZipFile(file) as archive:
+    with doors.blobs.open(str(doors.tasks.get(uid, LOCAL).case_blob)) as file, zipfile.ZipFile(file) as archive:
         assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -105,7 +106,7 @@ def test_without_a_key_the_same_case_is_another_task(doors: Doors) -> None:
 
 def test_parameters_and_priority_reach_the_task(doors: Doors) -> None:
     uid = submit(doors, *one_case(), part("parameters", '{"level": "0.75"}'), part("priority", "urgent")).json["uid"]
-    task = doors.tasks.get(uid)
+    task = doors.tasks.get(uid, LOCAL)
     assert (task.parameters, task.priority) == ({"level": 0.75}, Priority.URGENT)
 
 
@@ -233,7 +234,7 @@ def test_a_waiting_request_is_answered_in_the_end_all_the_same(doors: Doors) -> 
 
 def test_a_task_deleted_while_a_request_waits_is_unknown(doors: Doors) -> None:
     uid = doors.submitted()
-    threading.Timer(0.1, lambda: doors.tasks.delete(uid)).start()
+    threading.Timer(0.1, lambda: doors.tasks.delete(uid, LOCAL)).start()
     answer = doors.client.get(f"{TASKS}/{uid}?wait=20")
     assert (answer.status_code, answer.json["code"]) == (404, "unknown_task")
 
@@ -287,7 +288,7 @@ def test_a_tasks_log_tells_its_life(doors: Doors) -> None:
 
 def test_the_list_is_filtered_and_goes_on_behind_its_cursor(doors: Doors) -> None:
     uids = [doors.submitted(model) for model in ("one", "two", "one", "one")]
-    doors.tasks.cancel(uids[0])
+    doors.tasks.cancel(uids[0], LOCAL)
     listed = lambda query: doors.client.get(f"{TASKS}?{query}").json  # noqa: E731
     assert [task["uid"] for task in listed("")["tasks"]] == uids[::-1]
     assert [task["uid"] for task in listed("model=two")["tasks"]] == [uids[1]]

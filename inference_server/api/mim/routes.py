@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
+from inference_server.api.access import caller, needs
 from inference_server.api.context import Context, context
 from inference_server.api.download import send_result
 from inference_server.api.mim.codec import (
@@ -18,6 +19,7 @@ from inference_server.api.mim.codec import (
 from inference_server.api.problems import Refusal
 from inference_server.api.upload import Parts, at_part, received
 from inference_server.errors import BadRequest, UnknownModel
+from inference_server.tasks.caller import STEERING, Scope
 from inference_server.tasks.record import Status, Task
 from inference_server.tasks.submission import Submission
 
@@ -29,31 +31,34 @@ blueprint = Blueprint("mim", __name__, url_prefix=PREFIX)
 
 
 @blueprint.post("/", strict_slashes=False)
+@needs(Scope.SUBMIT)
 def submit_task() -> Response:
     """Submit a zipped case; answer with the task's UID as a JSON string."""
     return _response(Answer(201, encode_uid(_submit(context()).uid)))
 
 
 @blueprint.get("/<uid>/", strict_slashes=False)
+@needs(Scope.READ_OWN, Scope.READ_ALL)
 def get_task(uid: str) -> Response:
     """Answer with the result, or with why there is none (yet)."""
-    task = context().tasks.get(uid)
+    task = context().tasks.get(uid, caller())
     if answer := _status(context(), task):
         return _response(answer)
-    return send_result(uid, context().tasks.result(uid))
+    return send_result(uid, context().tasks.result(uid, caller()))
 
 
 @blueprint.delete("/<uid>/", strict_slashes=False)
+@needs(*STEERING)
 def delete_task(uid: str) -> Response:
     """Remove a task and all its data."""
-    context().tasks.delete(uid)
+    context().tasks.delete(uid, caller())
     return Response(status=204)
 
 
 def answer_error(refused: Refusal) -> Response:
     """Answer with an error in this dialect's words."""
     if request.method in ("GET", "HEAD", "DELETE") and request.url_rule:
-        return _response(encode_poll_error(refused.error))
+        return _response(encode_poll_error(refused.error), refused.headers)
     return _response(encode_submit_error(refused.error, refused.status), refused.headers)
 
 
@@ -65,8 +70,9 @@ def _submit(here: Context) -> Task:
         zips = upload.files[FILE_FIELD]
         if len(zips) != 1:
             raise BadRequest(f"The form must have one file, the zipped case, as '{FILE_FIELD}'.", field=FILE_FIELD)
+        submission = Submission(model=model_id, staged=zips[0], dialect=DIALECT, token=caller().name)
         with at_part(FILE_FIELD):
-            task, _created = here.tasks.submit(Submission(model=model_id, staged=zips[0], dialect=DIALECT))
+            task, _created = here.tasks.submit(submission)
         return task
 
 

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from inference_server.models.manifest import Manifest
+from inference_server.tasks.caller import Scope
 from inference_server.tasks.record import Event, Phase, Priority, Status, Task
 from inference_server.tasks.store import PAGE_LIMIT
 
@@ -186,6 +187,13 @@ class ModelList(BaseModel):
 
     models: list[ModelRecord]
     broken: dict[str, str] = Field(description="model folders that cannot be served, and why; for the operator")
+
+
+class CallerRecord(BaseModel):
+    """Who makes a request."""
+
+    name: str = Field(description="the token's name; `local` or `no-auth` where none is needed")
+    scopes: list[Scope] = Field(description="what it allows")
 
 
 class LimitRecord(BaseModel):

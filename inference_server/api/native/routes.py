@@ -9,11 +9,13 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel
 
+from inference_server.api.access import caller, needs
 from inference_server.api.context import Context, context
 from inference_server.api.download import send_result
 from inference_server.api.health import SERVER
 from inference_server.api.native.describe import NOTHING, RESULT, submit_body
 from inference_server.api.native.models import (
+    CallerRecord,
     EventList,
     EventsQuery,
     LimitRecord,
@@ -33,15 +35,17 @@ from inference_server.api.native.models import (
 )
 from inference_server.api.native.submit import submit
 from inference_server.api.problems import PROBLEMS
+from inference_server.tasks.caller import READING, STEERING, Scope
 from inference_server.tasks.record import Status, Task
 from inference_server.tasks.service import Served
 from inference_server.tasks.store import TaskFilter
 
 PREFIX = "/api/v1"
 
+SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"basic": []}]
 TASKS = Tag(name="tasks", description="Submit a case, follow its task, fetch its result")
 
-blueprint = APIBlueprint("native", __name__, url_prefix=PREFIX, abp_responses=PROBLEMS)
+blueprint = APIBlueprint("native", __name__, url_prefix=PREFIX, abp_responses=PROBLEMS, abp_security=SECURITY)
 
 
 @blueprint.post(
@@ -50,70 +54,79 @@ blueprint = APIBlueprint("native", __name__, url_prefix=PREFIX, abp_responses=PR
     responses={"202": TaskRecord, "200": TaskRecord},
     openapi_extensions={"requestBody": submit_body()},
 )
+@needs(Scope.SUBMIT)
 def submit_task(header: SubmitHeader) -> Response:
     """Submit a case
     Accepted means stored: the task is computed even if the server restarts. 200: the idempotency key is known.
     """
-    task, created = submit(context(), request, idempotency_key=header.idempotency_key)
+    task, created = submit(context(), request, caller(), idempotency_key=header.idempotency_key)
     answer = _answer(_record(context(), task), 202 if created else 200)
     answer.headers["Location"] = f"{_base_url()}/tasks/{task.uid}"
     return answer
 
 
 @blueprint.get("/tasks", tags=[TASKS], responses={"200": TaskPage})
+@needs(*READING)
 def list_tasks(query: ListQuery) -> Response:
     """List tasks, newest first"""
     chosen = TaskFilter(status=query.status, model=query.model, dialect=query.dialect)
-    page = context().tasks.page(chosen, query.cursor, query.limit)
+    page = context().tasks.page(chosen, caller(), query.cursor, query.limit)
     summaries = [TaskSummary(**task_summary(task, base_url=_base_url())) for task in page.tasks]
     return _answer(TaskPage(tasks=summaries, next_cursor=page.next_cursor))
 
 
 @blueprint.get("/tasks/<uid>", tags=[TASKS], responses={"200": TaskRecord})
+@needs(*READING)
 def get_task(path: TaskPath, query: WaitQuery) -> Response:
     """Follow a task
     With `wait`, the answer comes the moment the task changes.
     """
     here = context()
-    task = here.tasks.get(path.uid)
+    task = here.tasks.get(path.uid, caller())
     return _answer(_record(here, here.waits.changed(task, revision=query.revision, wait_s=query.wait)))
 
 
 @blueprint.get("/tasks/<uid>/result", tags=[TASKS], responses={"200": RESULT})
+@needs(Scope.READ_OWN, Scope.READ_ALL)
 def get_result(path: TaskPath) -> Response:
     """Fetch a finished task's result
     Ranges are honoured, so that a broken download can go on. A failed task answers with its error.
     """
-    return send_result(path.uid, context().tasks.result(path.uid))
+    return send_result(path.uid, context().tasks.result(path.uid, caller()))
 
 
 @blueprint.get("/tasks/<uid>/events", tags=[TASKS], responses={"200": EventList})
+@needs(*READING)
 def get_events(path: TaskPath, query: EventsQuery) -> Response:
     """Read a task's log"""
-    events = context().tasks.events(path.uid, since=query.since)
+    events = context().tasks.events(path.uid, caller(), query.since)
     return _answer(EventList(events=[event_record(event) for event in events]))
 
 
 @blueprint.post("/tasks/<uid>/cancel", tags=[TASKS], responses={"200": TaskRecord})
+@needs(*STEERING)
 def cancel_task(path: TaskPath) -> Response:
     """Stop a task, also while it runs"""
-    return _answer(_record(context(), context().tasks.cancel(path.uid)))
+    return _answer(_record(context(), context().tasks.cancel(path.uid, caller())))
 
 
 @blueprint.post("/tasks/<uid>/retry", tags=[TASKS], responses={"200": TaskRecord})
+@needs(*STEERING)
 def retry_task(path: TaskPath) -> Response:
     """Queue a failed or cancelled task once more"""
-    return _answer(_record(context(), context().tasks.retry(path.uid)))
+    return _answer(_record(context(), context().tasks.retry(path.uid, caller())))
 
 
 @blueprint.delete("/tasks/<uid>", tags=[TASKS], responses={"204": NOTHING})
+@needs(*STEERING)
 def delete_task(path: TaskPath) -> Response:
     """Remove a task and all its data, whatever its status"""
-    context().tasks.delete(path.uid)
+    context().tasks.delete(path.uid, caller())
     return Response(status=204)
 
 
 @blueprint.get("/models", tags=[SERVER], responses={"200": ModelList})
+@needs()
 def list_models() -> Response:
     """List the models"""
     served = context().tasks.models
@@ -122,12 +135,21 @@ def list_models() -> Response:
 
 
 @blueprint.get("/models/<model>", tags=[SERVER], responses={"200": ModelRecord})
+@needs()
 def get_model(path: ModelPath) -> Response:
     """Read a model's manifest"""
     return _answer(_model_record(context().tasks.models.get(path.model)))
 
 
+@blueprint.get("/whoami", tags=[SERVER], responses={"200": CallerRecord})
+@needs()
+def whoami() -> Response:
+    """See who one's token makes one, and what it allows"""
+    return _answer(CallerRecord(name=caller().name, scopes=sorted(caller().scopes)))
+
+
 @blueprint.get("/limits", tags=[SERVER], responses={"200": LimitRecord})
+@needs()
 def get_limits() -> Response:
     """Read what the server takes"""
     return _answer(LimitRecord.model_validate(context().settings, from_attributes=True))

@@ -14,9 +14,10 @@ from inference_server.api.native.models import SubmitForm
 from inference_server.api.problems import Refused, invalid_request
 from inference_server.api.upload import Parts, Upload, at_part, received
 from inference_server.errors import BadRequest, InferenceServerError
+from inference_server.tasks.caller import Caller
 from inference_server.tasks.case_files.names import NEWER_META
 from inference_server.tasks.case_zip import write_case
-from inference_server.tasks.record import ANONYMOUS, Priority, Task
+from inference_server.tasks.record import Priority, Task
 from inference_server.tasks.submission import Submission
 
 DIALECT = "native"
@@ -24,7 +25,7 @@ DIALECT = "native"
 PARTS = Parts(files=frozenset({"case", "image"}), texts=frozenset(SubmitForm.model_fields))
 
 
-def submit(context: Context, request: Request, *, idempotency_key: str | None) -> tuple[Task, bool]:
+def submit(context: Context, request: Request, caller: Caller, *, idempotency_key: str | None) -> tuple[Task, bool]:
     """Receive a case and make a task of it.
 
     Returns:
@@ -36,7 +37,7 @@ def submit(context: Context, request: Request, *, idempotency_key: str | None) -
             model=form.model,
             staged=staged_case(upload, form),
             dialect=DIALECT,
-            token=ANONYMOUS,
+            token=caller.name,
             priority=Priority[form.priority.upper()],
             parameters=form.parameters,
             idempotency_key=idempotency_key,

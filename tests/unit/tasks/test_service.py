@@ -27,6 +27,7 @@ from inference_server.models.manifest import Manifest, Parameter
 from inference_server.models.resources import Resources
 from inference_server.settings import Settings
 from inference_server.tasks.blobs.memory import MemoryBlobs
+from inference_server.tasks.caller import LOCAL, Caller, Scope
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.record import NewTask, Priority, Problem, Status, Task
 from inference_server.tasks.service import Tasks
@@ -114,7 +115,7 @@ def test_a_task_is_accepted_although_the_broker_is_down(tasks: Tasks, turns: _Tu
     turns.broker_is_up = False
     task, created = _submit(tasks)
     assert created
-    assert tasks.get(task.uid).status is Status.QUEUED
+    assert tasks.get(task.uid, LOCAL).status is Status.QUEUED
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_a_refused_request_leaves_nothing_behind(
         _submit(tasks, **changes)
     assert _stored(blobs) == []
     assert turns.sent == []
-    assert tasks.page(TaskFilter()).tasks == ()
+    assert tasks.page(TaskFilter(), LOCAL).tasks == ()
 
 
 def test_a_full_queue_leaves_no_bytes_behind(tasks: Tasks, blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,13 +195,12 @@ def test_other_images_under_the_same_key_are_refused(tasks: Tasks, monkeypatch: 
 
 def test_a_task_of_somebody_else_is_an_unknown_one(tasks: Tasks) -> None:
     task, _ = _submit(tasks, token="alice")
-    for verb in (tasks.get, tasks.cancel, tasks.retry, tasks.delete, tasks.result):
+    alice, bob = Caller("alice", frozenset({Scope.READ_OWN})), Caller("bob", frozenset({Scope.READ_OWN, Scope.SUBMIT}))
+    for verb in (tasks.get, tasks.cancel, tasks.retry, tasks.delete, tasks.result, tasks.events):
         with pytest.raises(UnknownTask):
-            verb(task.uid, "bob")
-    with pytest.raises(UnknownTask):
-        tasks.events(task.uid, token="bob")
-    assert tasks.page(TaskFilter(token="alice"), token="bob").tasks == ()
-    assert tasks.page(TaskFilter(), token="alice").tasks == (tasks.get(task.uid, "alice"),)
+            verb(task.uid, bob)
+    assert tasks.page(TaskFilter(token="alice"), bob).tasks == ()
+    assert tasks.page(TaskFilter(), alice).tasks == (tasks.get(task.uid, alice),)
 
 
 def _finish(tasks: Tasks, claims: Claims, content: bytes) -> Task:
@@ -214,7 +214,7 @@ def _finish(tasks: Tasks, claims: Claims, content: bytes) -> Task:
 
 
 def test_a_result_is_served_as_it_was_stored(tasks: Tasks, claims: Claims) -> None:
-    result = tasks.result(_finish(tasks, claims, b"result").uid)
+    result = tasks.result(_finish(tasks, claims, b"result").uid, LOCAL)
     assert result.size_bytes == 6
     assert result.task.status is Status.FINISHED
     with result.open() as stream:
@@ -224,7 +224,7 @@ def test_a_result_is_served_as_it_was_stored(tasks: Tasks, claims: Claims) -> No
 
 
 def test_a_result_whose_bytes_are_gone_says_so(tasks: Tasks, claims: Claims) -> None:
-    result = tasks.result(_finish(tasks, claims, b"result").uid)
+    result = tasks.result(_finish(tasks, claims, b"result").uid, LOCAL)
     tasks.blobs.delete(result.key)
     with pytest.raises(ResultGone):
         result.open()
@@ -235,24 +235,24 @@ def test_a_result_whose_bytes_are_gone_says_so(tasks: Tasks, claims: Claims) -> 
 def test_a_task_that_has_not_finished_has_no_result(tasks: Tasks, claims: Claims) -> None:
     task, _ = _submit(tasks)
     with pytest.raises(NotFinished):
-        tasks.result(task.uid)
+        tasks.result(task.uid, LOCAL)
     claimed(claims, queue="gpu")
     with pytest.raises(NotFinished):
-        tasks.result(task.uid)
+        tasks.result(task.uid, LOCAL)
 
 
 def test_a_cancelled_task_has_no_result(tasks: Tasks) -> None:
     task, _ = _submit(tasks)
-    tasks.cancel(task.uid)
+    tasks.cancel(task.uid, LOCAL)
     with pytest.raises(Cancelled):
-        tasks.result(task.uid)
+        tasks.result(task.uid, LOCAL)
 
 
 def test_an_expired_result_is_gone(tasks: Tasks, claims: Claims) -> None:
     task = _finish(tasks, claims, b"result")
     claims.expire(-1.0)
     with pytest.raises(ResultGone):
-        tasks.result(task.uid)
+        tasks.result(task.uid, LOCAL)
 
 
 @pytest.mark.parametrize(
@@ -269,25 +269,25 @@ def test_a_failed_task_answers_with_its_own_error(
     task, _ = _submit(tasks)
     claims.fail(claimed(claims, queue="gpu"), problem, {}, 1.0)
     with pytest.raises(InferenceServerError) as failure:
-        tasks.result(task.uid)
+        tasks.result(task.uid, LOCAL)
     assert type(failure.value) is error
     assert failure.value.message == problem.message
 
 
 def test_a_retried_task_gets_a_turn(tasks: Tasks, turns: _Turns) -> None:
     task, _ = _submit(tasks)
-    tasks.cancel(task.uid)
-    assert tasks.retry(task.uid).status is Status.QUEUED
+    tasks.cancel(task.uid, LOCAL)
+    assert tasks.retry(task.uid, LOCAL).status is Status.QUEUED
     assert turns.sent == [("gpu", Priority.NORMAL)] * 2
 
 
 def test_deleting_removes_all_bytes(tasks: Tasks, claims: Claims, blobs: MemoryBlobs) -> None:
     task = _finish(tasks, claims, b"result")
     assert len(_stored(blobs)) == 2
-    tasks.delete(task.uid)
+    tasks.delete(task.uid, LOCAL)
     assert _stored(blobs) == []
     with pytest.raises(UnknownTask):
-        tasks.get(task.uid)
+        tasks.get(task.uid, LOCAL)
 
 
 def test_a_deleted_task_is_gone_although_its_bytes_cannot_be_removed_yet(
@@ -298,13 +298,13 @@ def test_a_deleted_task_is_gone_although_its_bytes_cannot_be_removed_yet(
 
     task, _ = _submit(tasks)
     monkeypatch.setattr(blobs, "delete", unavailable)
-    tasks.delete(task.uid)
+    tasks.delete(task.uid, LOCAL)
     with pytest.raises(UnknownTask):
-        tasks.get(task.uid)
+        tasks.get(task.uid, LOCAL)
 
 
 def test_the_log_is_read_through_the_service(tasks: Tasks) -> None:
     task, _ = _submit(tasks)
-    first, *_ = tasks.events(task.uid)
+    first, *_ = tasks.events(task.uid, LOCAL)
     assert first.text == "Accepted."
-    assert tasks.events(task.uid, first.seq) == []
+    assert tasks.events(task.uid, LOCAL, first.seq) == []

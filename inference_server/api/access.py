@@ -1,0 +1,163 @@
+"""Who may come through which door: what every request is asked before its route runs.
+
+Every route says what it needs, by `needs` or `open_to_all`; an application with one that does not say so is not made.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from flask import Flask, Request, g
+
+from inference_server.api.sign_in import SignInLimit, network
+from inference_server.errors import Forbidden, NotAuthorised
+from inference_server.settings import Settings
+from inference_server.tasks.caller import ANONYMOUS, LOCAL, NO_AUTH, Caller, Scope
+from inference_server.tasks.tokens import Tokens
+
+log = logging.getLogger(__name__)
+
+FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
+"""What proxies add. With one of these a request of this machine was made for somebody elsewhere."""
+
+View = TypeVar("View", bound=Callable[..., Any])
+_NEED = "access_need"
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a route asks for: one of these scopes, any token where none is named, or nothing at all."""
+
+    any_of: frozenset[Scope] = frozenset()
+    is_open: bool = False
+
+    def check(self, caller: Caller) -> None:
+        """Refuse a caller who has none of the scopes.
+
+        Raises:
+            Forbidden: with the scopes that are missing.
+        """
+        if self.any_of and not self.any_of & caller.scopes:
+            wanted = " or ".join(f"'{scope}'" for scope in sorted(self.any_of))
+            raise Forbidden(f"This access token does not allow this; one with the scope {wanted} does.")
+
+
+def needs(*any_of: Scope) -> Callable[[View], View]:
+    """Mark a route as one for callers with at least one of these scopes, or with any token where none is named."""
+    return _marked(Need(frozenset(any_of)))
+
+
+def open_to_all(view: View) -> View:
+    """Mark a route as one that tells nothing which a stranger may not know."""
+    return _marked(Need(is_open=True))(view)
+
+
+def need_of(app: Flask, endpoint: str) -> Need | None:
+    """Return what a route asks for, None where it does not say."""
+    return getattr(app.view_functions[endpoint], _NEED, None)
+
+
+def caller() -> Caller:
+    """Return who makes the present request."""
+    found = g.caller
+    assert isinstance(found, Caller)
+    return found
+
+
+class Access:
+    """Finds out who a request comes from.
+
+    Args:
+        settings: whether access is controlled at all, and the limit on failures.
+        tokens: their records.
+        opened: the dialects that take clients without a token.
+    """
+
+    def __init__(self, settings: Settings, tokens: Tokens, opened: frozenset[str]) -> None:
+        self._no_auth = settings.no_auth
+        self._tokens = tokens
+        self._opened = opened
+        self._limit = SignInLimit(settings.sign_in_limit)
+
+    def admit(self, request: Request, *, dialect: str, presented: str | None, need: Need) -> Caller:
+        """Return who makes a request, or refuse it.
+
+        Args:
+            request: its peer and headers say whether it comes from this machine.
+            dialect: the door that it came through.
+            presented: the token that it carries. Not looked at while no token was ever made.
+            need: what its route asks for.
+
+        Raises:
+            NotAuthorised: it carries no token or not a valid one.
+            Forbidden: the token does not allow it.
+            Refused: too many tokens that were not valid came from there.
+        """
+        found = replace(self._caller(request, dialect, presented), dialect=dialect)
+        need.check(found)
+        return found
+
+    def _caller(self, request: Request, dialect: str, presented: str | None) -> Caller:
+        if presented is not None and self._tokens.any():
+            return self._bearer(request, presented)
+        if self._no_auth:
+            return NO_AUTH
+        if is_local(request) and not self._tokens.any():
+            return LOCAL
+        if dialect in self._opened:
+            return ANONYMOUS
+        raise NotAuthorised("This needs an access token. The operator of the server makes one.")
+
+    def _bearer(self, request: Request, presented: str) -> Caller:
+        found = self._tokens.find(presented)
+        key = (network(request.remote_addr), found.id if found else "")
+        self._limit.check(key)
+        try:
+            return self._tokens.bearer(presented, found)
+        except NotAuthorised as refused:
+            self._limit.note_failure(key)
+            log.warning("sign-in refused", extra={"by": found.name if found else None, "reason": refused.message})
+            raise
+
+
+def is_local(request: Request) -> bool:
+    """Whether a request was made on this machine, for somebody at this machine.
+
+    A proxy's request is not, and neither is one that a page of another site made a browser send: its address or
+    origin has the name of that site.
+    """
+    if not _is_loopback(request.remote_addr or "") or any(name in request.headers for name in FORWARDED):
+        return False
+    host = request.headers.get("Host", "")
+    origin = request.headers.get("Origin")
+    return (not host or _is_loopback(_host_name(host))) and origin in (None, f"{request.scheme}://{host}")
+
+
+def _host_name(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _marked(need: Need) -> Callable[[View], View]:
+    def mark(view: View) -> View:
+        setattr(view, _NEED, need)
+        return view
+
+    return mark
