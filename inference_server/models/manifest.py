@@ -140,6 +140,7 @@ class Manifest(Declared):
     precision: Precision = Precision.AUTO
     example: str | None = Field(None, description="an image in the model's folder, on which precisions are compared")
     preload: bool = True
+    compile: bool = Field(False, description="whether torch.compile makes code of the network, where it can")
     options: Mapping[str, Any] = Field(default_factory=dict, description="what only this runtime understands")
 
     @model_validator(mode="before")
@@ -184,6 +185,15 @@ class Manifest(Declared):
             raise ValueError("the section `network` and `runtime: network` belong together")
         if self.restore == "labels" and isinstance(self.inferer, Windows):
             raise ValueError("labels cannot be averaged over windows; `inferer: {kind: whole}` was expected")
+        return self
+
+    @model_validator(mode="after")
+    def _mirrors_fit(self) -> Manifest:
+        mirror = self.inferer.mirror if self.inferer else ()
+        if mirror and self.restore == "labels":
+            raise ValueError("labels cannot be averaged over mirror images; `inferer` without `mirror` was expected")
+        if mirror and max(mirror) >= self.dimensions:
+            raise ValueError(f"inferer.mirror names axes from 0 to {self.dimensions - 1}; {max(mirror)} came")
         return self
 
     @model_validator(mode="after")

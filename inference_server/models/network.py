@@ -49,7 +49,11 @@ class Watched:
     """Counts the calls of a network: tells the progress, and stops when the task is cancelled."""
 
     def __init__(
-        self, network: Network, calls: int, progress: Callable[[float], None], cancelled: Callable[[], bool]
+        self,
+        network: Callable[[torch.Tensor], torch.Tensor],
+        calls: int,
+        progress: Callable[[float], None],
+        cancelled: Callable[[], bool],
     ) -> None:
         self._network, self._calls = network, calls
         self._progress, self._cancelled = progress, cancelled

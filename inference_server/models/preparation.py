@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from inference_server.models.declared import Declared
 
@@ -117,13 +117,29 @@ class Preparation(Declared):
     multiple_of: Count = 1
 
 
-class Whole(Declared):
+class _Mirroring(Declared):
+    """The network may see an image in mirrors too: along some of its axes, 0 to 2, in all combinations.
+
+    The mean of what it gives is taken, each turned back.
+    """
+
+    mirror: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+
+    @field_validator("mirror")
+    @classmethod
+    def _each_axis_once(cls, mirror: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(mirror)) != len(mirror):
+            raise ValueError("each axis once was expected")
+        return mirror
+
+
+class Whole(_Mirroring):
     """The network sees the whole image at once."""
 
     kind: Literal["whole"] = "whole"
 
 
-class Windows(Declared):
+class Windows(_Mirroring):
     """The network sees overlapping windows of the image, whose scores are averaged."""
 
     kind: Literal["windows"]

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from inference_server.errors import PredictionError
-from inference_server.models.case import Case, Result
+from inference_server.models.case import Case, Result, Segmentation
 from inference_server.models.hooks import Hooks
 from inference_server.models.manifest import Precision
 from inference_server.models.registry import Model
+from inference_server.models.trouble import Effort
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +45,16 @@ class Prediction:
         scores: ``(classes, A, B, C)`` floating, of a classification ``(classes,)``, on the CPU; `restore` may
             overwrite it.
         context: what else the runtime's own `restore` needs.
+        segmentations: what has been decided already, where the scores of the whole case would have been too large;
+            there are no scores then.
+        notes: what was degraded and why, in sentences.
     """
 
     prepared: Prepared
     scores: torch.Tensor
     context: Mapping[str, Any] = field(default_factory=dict)
+    segmentations: tuple[Segmentation, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Runtime(ABC):
@@ -57,11 +63,23 @@ class Runtime(ABC):
     def __init__(self, model: Model) -> None:
         self.model = model
         self.precision = Precision.FLOAT32
+        self.effort = Effort()
+        """How much memory `predict` may take."""
 
     @property
     def size_bytes(self) -> int:
         """Memory that the loaded model takes on its device."""
         return 0
+
+    @property
+    def batch(self) -> int | None:
+        """How many windows the network is given at a time; None where it sees the case at once."""
+        return None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not done as the manifest asks for, and why, in sentences."""
+        return ()
 
     @property
     def choosable(self) -> bool:

@@ -14,17 +14,18 @@ from monai.transforms import SaveImaged
 
 from inference_server.errors import ModelLoadError, PredictionError
 from inference_server.models.bundle import Config, post_processing, read_inference_config
-from inference_server.models.case import Case, Result
+from inference_server.models.case import Case, Result, Segmentation
 from inference_server.models.classify import guess_activation, restore_classes
 from inference_server.models.manifest import Precision
-from inference_server.models.network import Network
+from inference_server.models.network import Network, check_finite
 from inference_server.models.registry import Model
 from inference_server.models.restore import activate, restore_labels, restore_scores
 from inference_server.models.runtimes.base import Prediction, Prepared, Runtime
 from inference_server.models.runtimes.inference import Watch, infer
 from inference_server.models.runtimes.monai_config import bundle_code, load_network, open_parser
 from inference_server.models.runtimes.monai_prepare import Data, Preprocessing, lps_affine
-from inference_server.models.runtimes.planar import Planar
+from inference_server.models.runtimes.planar import Planar, as_volumes
+from inference_server.models.windows import SlidingWindows, from_monai
 
 
 class MonaiBundle(Runtime):
@@ -78,11 +79,21 @@ class MonaiBundle(Runtime):
         context = {"data": data} if self._postprocessing else {}
         return Prepared(case, inputs[..., None] if flat else inputs, lps_affine(image), context)
 
+    @property
+    def batch(self) -> int | None:
+        return self._inferer.batch if isinstance(self._inferer, SlidingWindows) else None
+
     def predict(
         self, prepared: Prepared, *, progress: Callable[[float], None], cancelled: Callable[[], bool]
     ) -> Prediction:
-        watch = Watch(self._device, progress, cancelled)
-        return infer(self._network, self._inferer, prepared, watch, self.model.manifest.kind)
+        decide = None if self._postprocessing else self._decide
+        watch = Watch(self._device, progress, cancelled, self.effort, decide=decide)
+        flat = self.model.manifest.dimensions == 2 and isinstance(self._inferer, SlidingWindows)
+        network = as_volumes(self._network, rows_first=False) if flat else self._network
+        return infer(network, self._inferer, prepared, watch, self.model.manifest.kind)
+
+    def _decide(self, prediction: Prediction) -> tuple[Segmentation, ...]:
+        return self.restore(prediction).segmentations
 
     def probabilities(self, prediction: Prediction) -> torch.Tensor:
         scores = prediction.scores
@@ -94,6 +105,8 @@ class MonaiBundle(Runtime):
 
     def restore(self, prediction: Prediction) -> Result:
         manifest, scores = self.model.manifest, prediction.scores
+        if prediction.segmentations:
+            return Result(prediction.segmentations)
         if manifest.kind == "classification":
             said = post_processing(self._config, len(scores)).activation
             return restore_classes(scores, manifest, said or guess_activation(scores))
@@ -105,7 +118,8 @@ class MonaiBundle(Runtime):
 
     def _find_inferer(self, parser: ConfigParser) -> Any:
         inferer = _parsed(parser, "inferer") if "inferer" in parser else SimpleInferer()
-        return Planar(inferer, rows_first=False) if self.model.manifest.dimensions == 2 else inferer
+        flat = self.model.manifest.dimensions == 2
+        return from_monai(inferer, flat=flat) or (Planar(inferer, rows_first=False) if flat else inferer)
 
     def _run_postprocessing(self, prediction: Prediction) -> tuple[torch.Tensor, np.ndarray]:
         data: Data = dict(prediction.prepared.context["data"])
@@ -116,6 +130,8 @@ class MonaiBundle(Runtime):
             if not isinstance(transform, SaveImaged):
                 data = transform(data)
         labels = data[key]
+        if isinstance(labels, torch.Tensor):
+            check_finite(labels)
         if not isinstance(labels, MetaTensor) or labels.ndim != 4:
             raise PredictionError("The bundle's postprocessing did not give an image of channels and three axes.")
         return labels.as_tensor().cpu(), lps_affine(labels)

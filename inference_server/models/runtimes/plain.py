@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.inferers import SimpleInferer, SlidingWindowInferer
+from monai.inferers import SimpleInferer
 
 from inference_server.errors import PredictionError
 from inference_server.models.bundle import Activation
-from inference_server.models.case import Case, Result
+from inference_server.models.case import Case, Result, Segmentation
 from inference_server.models.classify import restore_classes
 from inference_server.models.files import weights_path
 from inference_server.models.manifest import Manifest, Precision
@@ -23,7 +23,8 @@ from inference_server.models.restore import activate, restore_labels, restore_sc
 from inference_server.models.runtimes.base import Prediction, Prepared, Runtime
 from inference_server.models.runtimes.inference import Watch, infer
 from inference_server.models.runtimes.plain_prepare import prepare_case
-from inference_server.models.runtimes.planar import Planar
+from inference_server.models.runtimes.planar import as_volumes
+from inference_server.models.windows import SlidingWindows
 
 
 class PlainRuntime(Runtime):
@@ -69,15 +70,28 @@ class PlainRuntime(Runtime):
     def _decides(self) -> bool:
         return self.model.manifest.restore == "argmax" and self.model.manifest.kind == "segmentation"
 
+    @property
+    def batch(self) -> int | None:
+        return self._inferer.batch if isinstance(self._inferer, SlidingWindows) else None
+
     def predict(
         self, prepared: Prepared, *, progress: Callable[[float], None], cancelled: Callable[[], bool]
     ) -> Prediction:
-        prediction = infer(
-            self._network, self._inferer, prepared, Watch(self._device, progress, cancelled), self.model.manifest.kind
-        )
-        if self._decides and len(prediction.scores) == 1:
-            raise PredictionError("The network gives one channel, and argmax needs one for each class.")
+        manifest = self.model.manifest
+        mirror = manifest.inferer.mirror if manifest.inferer else ()
+        watch = Watch(self._device, progress, cancelled, self.effort, mirror, self._decide)
+        network = as_volumes(self._network, rows_first=True) if manifest.dimensions == 2 else self._network
+        prediction = infer(network, self._inferer, prepared, watch, manifest.kind)
+        self._check_channels(prediction.scores)
         return prediction
+
+    def _decide(self, prediction: Prediction) -> tuple[Segmentation, ...]:
+        self._check_channels(prediction.scores)
+        return self.restore(prediction).segmentations
+
+    def _check_channels(self, scores: torch.Tensor) -> None:
+        if self._decides and scores.ndim == 4 and len(scores) == 1:
+            raise PredictionError("The network gives one channel, and argmax needs one for each class.")
 
     def probabilities(self, prediction: Prediction) -> torch.Tensor:
         activate(prediction.scores, activation(self.model.manifest))
@@ -85,6 +99,8 @@ class PlainRuntime(Runtime):
 
     def restore(self, prediction: Prediction) -> Result:
         manifest, prepared = self.model.manifest, prediction.prepared
+        if prediction.segmentations:
+            return Result(prediction.segmentations)
         if manifest.kind == "classification":
             return restore_classes(prediction.scores, manifest, activation(manifest))
         if manifest.restore == "labels":
@@ -101,13 +117,13 @@ def preparation(manifest: Manifest) -> Preparation:
 
 
 def make_inferer(manifest: Manifest) -> Any:
-    """Return MONAI's inferer of a manifest; without a section `inferer`, the whole image at once."""
-    flat = manifest.dimensions == 2
-    inferer: Any = SimpleInferer()
-    if isinstance(declared := manifest.inferer, Windows):
-        size = declared.size[1::-1] if flat else declared.size
-        inferer = SlidingWindowInferer(size, declared.batch, declared.overlap, declared.mode)
-    return Planar(inferer, rows_first=True) if flat else inferer
+    """Return what leads a network over an image as a manifest says; without a section `inferer`, all of it at once."""
+    declared = manifest.inferer
+    if not isinstance(declared, Windows):
+        return SimpleInferer()
+    a, b, c = declared.size
+    size = (a, b, 1 if manifest.dimensions == 2 else c)
+    return SlidingWindows(size, declared.batch, (declared.overlap,) * 3, declared.mode)
 
 
 def activation(manifest: Manifest) -> Activation | None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from monai.inferers import SimpleInferer
 
 from inference_server.models.network import first_tensor
 
 Call = Callable[[torch.Tensor], torch.Tensor]
+
+
+def as_volumes(network: Call, *, rows_first: bool) -> Call:
+    """Return a network of two dimensions as one that takes and gives volumes of one slice."""
+    return partial(Planar(SimpleInferer(), rows_first=rows_first), network=network)
 
 
 class Planar:

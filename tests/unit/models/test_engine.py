@@ -18,7 +18,6 @@ from inference_server.models.case import Case
 from inference_server.models.check import check_model
 from inference_server.models.engine import Engine, Hooks, open_engine
 from inference_server.models.registry import Model, Registry
-from inference_server.models.runtimes.inference import count_windows
 from inference_server.models.runtimes.monai_bundle import MonaiBundle
 from inference_server.settings import Settings
 
@@ -217,25 +216,6 @@ def test_weights_that_run_code_are_not_read(engine: Engine, make_model: MakeMode
     with pytest.raises(ModelLoadError, match="without running code"):
         engine.load(model)
     assert not trap.exists()
-
-
-@pytest.mark.parametrize(
-    ("window", "overlap", "batch", "calls"),
-    [
-        ((8, 8, 8), 0.25, 1, 8),
-        ((8, 8, 8), 0.5, 1, 12),
-        ((20, 20, 20), 0.25, 1, 1),
-        ((8, -1, 8), 0.25, 3, 2),
-        (8, 0, 1, 8),
-    ],
-)
-def test_windows_are_counted_as_monai_walks_them(window: Any, overlap: float, batch: int, calls: int) -> None:
-    from monai.inferers import SlidingWindowInferer
-
-    inferer = SlidingWindowInferer(roi_size=window, overlap=overlap, sw_batch_size=batch)
-    seen = []
-    inferer(torch.zeros(1, 1, 11, 14, 9), lambda block: seen.append(1) or block)
-    assert count_windows(inferer, (11, 14, 9)) == len(seen) == calls
 
 
 def test_the_engine_of_the_settings_runs_the_check_of_a_model(make_model: MakeModel, tmp_path: Path) -> None:
