@@ -8,6 +8,7 @@ from pathlib import Path
 from inference_server.errors import ModelLoadError
 from inference_server.models.bundle import find_weights, read_inference_config
 from inference_server.models.manifest import Manifest, example_path
+from inference_server.models.nnunet_folder import NNUNET, NnUNet, check_nnunet
 
 WEIGHTS: Mapping[str, tuple[str, ...]] = {
     "network": ("model.safetensors", "model.pt"),
@@ -26,6 +27,8 @@ def check_files(manifest: Manifest, folder: Path) -> None:
     if manifest.runtime == "monai-bundle":
         find_weights(folder)
         read_inference_config(folder)
+    elif manifest.runtime == NNUNET:
+        check_nnunet(folder, manifest.nnunet or NnUNet())
     elif manifest.runtime in WEIGHTS:
         weights_path(manifest, folder)
     if manifest.network and manifest.network.file and not (folder / manifest.network.file).is_file():

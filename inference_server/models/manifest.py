@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from inference_server.errors import BadRequest, ModelLoadError
 from inference_server.models.declared import Declared
 from inference_server.models.faults import describe_faults
+from inference_server.models.nnunet_folder import NNUNET, NnUNet
 from inference_server.models.preparation import Inferer, NetworkClass, Preparation, Windows
 from inference_server.models.resources import SHORT_FORMS, Resources
 
@@ -141,6 +142,7 @@ class Manifest(Declared):
     example: str | None = Field(None, description="an image in the model's folder, on which precisions are compared")
     preload: bool = True
     compile: bool = Field(False, description="whether torch.compile makes code of the network, where it can")
+    nnunet: NnUNet | None = Field(None, description="what of an nnU-Net folder runs, and how")
     options: Mapping[str, Any] = Field(default_factory=dict, description="what only this runtime understands")
 
     @model_validator(mode="before")
@@ -179,8 +181,10 @@ class Manifest(Declared):
     @model_validator(mode="after")
     def _sections_fit_the_runtime(self) -> Manifest:
         given = [name for name in _PLAIN_SECTIONS if getattr(self, name) is not None]
-        if self.runtime == "monai-bundle" and given:
-            raise ValueError(f"a MONAI bundle says itself what these would: {', '.join(given)}")
+        if self.runtime in _SELF_DESCRIBED and given:
+            raise ValueError(f"{_SELF_DESCRIBED[self.runtime]} says itself what these would: {', '.join(given)}")
+        if self.nnunet and self.runtime != NNUNET:
+            raise ValueError("the section `nnunet` is for nnU-Net folders: dataset.json and plans.json were expected")
         if (self.runtime == "network") != (self.network is not None):
             raise ValueError("the section `network` and `runtime: network` belong together")
         if self.restore == "labels" and isinstance(self.inferer, Windows):
@@ -290,6 +294,7 @@ def example_path(manifest: Manifest, folder: Path) -> Path | None:
 
 
 _PLAIN_SECTIONS = ("activation", "prepare", "inferer", "network", "weights")
+_SELF_DESCRIBED = {"monai-bundle": "a MONAI bundle", NNUNET: "an nnU-Net folder"}
 
 
 def _as_number(value: Any) -> float | None:

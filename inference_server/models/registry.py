@@ -16,6 +16,7 @@ from inference_server.models.bundle import derive_manifest, is_bundle, read_mapp
 from inference_server.models.ensembles import resolve
 from inference_server.models.files import check_files
 from inference_server.models.manifest import ENSEMBLE, Manifest, parse_manifest, version_key
+from inference_server.models.nnunet_folder import derive_nnunet, is_nnunet
 from inference_server.models.runtimes import RUNTIMES
 from inference_server.settings import Settings
 
@@ -134,9 +135,11 @@ def read_manifest(folder: Path, default_id: str, default_version: str | None = N
     Raises:
         ModelLoadError: it is not valid, or the folder lacks what its runtime needs.
     """
-    derived = derive_manifest(folder) if is_bundle(folder) else {}
     path = folder / MANIFEST
     written, text = (read_mapping(path), path.read_text(encoding="utf-8")) if path.is_file() else ({}, "")
+    derived = derive_manifest(folder) if is_bundle(folder) else {}
+    if is_nnunet(folder):
+        derived = derive_nnunet(folder, written)
     if default_version is not None:
         derived["version"] = default_version
     declared = {"id": default_id, **derived, **written}
@@ -231,13 +234,13 @@ def _versions(folder: Path, problems: dict[Path, str]) -> Iterator[_Place]:
         return
     inner = [version for version in _subfolders(folder) if _is_model(version)]
     if not inner:
-        problems[folder] = f"The folder holds no model: neither {MANIFEST} nor configs/metadata.json was found."
+        problems[folder] = f"The folder holds no model: {MANIFEST}, configs/metadata.json or plans.json was expected."
     for version in inner:
         yield _Place(version, folder.name, version.name)
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file() or is_bundle(folder)
+    return (folder / MANIFEST).is_file() or is_bundle(folder) or is_nnunet(folder)
 
 
 def _subfolders(folder: Path) -> list[Path]:

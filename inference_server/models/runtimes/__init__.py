@@ -15,6 +15,7 @@ RUNTIMES: Mapping[str, str] = {
     "network": "inference_server.models.runtimes.network:PlainNetwork",
     "torchscript": "inference_server.models.runtimes.torchscript:TorchScript",
     "exported": "inference_server.models.runtimes.exported:Exported",
+    "nnunet": "inference_server.models.runtimes.nnunet:NnUNetFolder",
     "python-app": "inference_server.models.runtimes.python_app:PythonApp",
 }
 """The manifest's name of each runtime, and its class."""

@@ -23,12 +23,20 @@ def fill(network: torch.nn.Module, path: Path) -> None:
     Raises:
         ModelLoadError: the file is not readable without running code, or does not fit the network.
     """
-    state = _read(path)
+    load_weights(network, _read(path), path.name)
+
+
+def load_weights(network: torch.nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load a network's weights from a state dict.
+
+    Raises:
+        ModelLoadError: it does not fit the network; the message says where, and names the source.
+    """
     try:
         network.load_state_dict(state)
     except RuntimeError as exc:
         misfit = _misfit(network.state_dict(), state)
-        raise ModelLoadError(f"The weights in {path.name} do not fit the network: {misfit}.") from exc
+        raise ModelLoadError(f"The weights in {source} do not fit the network: {misfit}.") from exc
 
 
 def load_script(path: Path, device: torch.device) -> torch.nn.Module:

@@ -82,7 +82,7 @@ def test_missing_weights_folders_and_manifests_are_reported(repository: Path) ->
     (repository / "empty").mkdir()
     problems = Registry([repository, repository / "nowhere"]).problems()
     assert "model.safetensors" in problems[repository / "weightless"]
-    assert "neither model.yaml nor configs/metadata.json" in problems[repository / "empty"]
+    assert "model.yaml, configs/metadata.json or plans.json was expected" in problems[repository / "empty"]
     assert problems[repository / "nowhere"] == "The folder of models does not exist."
 
 
