@@ -16,6 +16,7 @@
     ├── Forbidden                       forbidden            403
     ├── SignInLimited                   sign_in_limited      429
     ├── OverQuota                       over_quota           429
+    ├── QueueFull                       queue_full           503
     ├── StorageFull                     storage_full         507
     ├── StoreUnavailable                store_unavailable    503
     ├── SettingsError                   settings             500
@@ -46,6 +47,7 @@ class InferenceServerError(Exception):
         retryable: whether the same request may succeed later, unchanged.
         message: the sentence shown to people.
         field: name of the request's field at fault, where there is one.
+        retry_after_s: when it may succeed, where that is known.
     """
 
     code: ClassVar[str] = "internal"
@@ -55,6 +57,7 @@ class InferenceServerError(Exception):
     def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
         self.message = message or " ".join((type(self).__doc__ or "").split("\n\n")[0].split())
         self.field = field
+        self.retry_after_s: float | None = None
         super().__init__(self.message)
 
 
@@ -144,10 +147,18 @@ class SignInLimited(InferenceServerError):
 
 
 class OverQuota(InferenceServerError):
-    """The server has as many waiting tasks as it takes; try again later."""
+    """You have as many tasks waiting or running as the server lets one user have; try again when some have ended."""
 
     code = "over_quota"
     status = 429
+    retryable = True
+
+
+class QueueFull(InferenceServerError):
+    """The server has as many waiting tasks as it takes; try again later."""
+
+    code = "queue_full"
+    status = 503
     retryable = True
 
 

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     )
     disk_low_bytes: int = Field(1 * GIB, ge=0, description="free disk space below which uploads are refused")
     queue_limit: int = Field(10_000, gt=0, description="most tasks that may wait")
+    model_queue_limit: int = Field(5_000, gt=0, description="most tasks that may wait for one model")
+    token_task_limit: int = Field(2_000, gt=0, description="most tasks that one token may have waiting or running")
+    anonymous_task_limit: int = Field(100, gt=0, description="the same for all clients without a token together")
 
     # The life of a task
     lease_s: float = Field(15.0, gt=0, description="how long a claim lasts without a renewal")
@@ -72,7 +75,12 @@ class Settings(BaseSettings):
     task_time_limit_s: float = Field(1800.0, gt=0, description="longest computation of one task")
     queue_time_limit_s: float = Field(86_400.0, gt=0, description="longest wait of a task in its queue")
     drain_s: float = Field(60.0, ge=0, description="how long a stopping worker may finish its tasks")
-    retention_s: float = Field(7 * 86_400.0, gt=0, description="how long case and result are kept after the task ended")
+    retention_s: float = Field(86_400.0, gt=0, description="how long case and result are kept after a task finished")
+    failed_retention_s: float = Field(
+        7 * 86_400.0, gt=0, description="how long the case of a failed task is kept, for another try"
+    )
+    cancelled_retention_s: float = Field(86_400.0, gt=0, description="how long the case of a cancelled task is kept")
+    keep_case: bool = Field(True, description="keep the case of a finished task; `false` removes it at once")
     orphan_blob_s: float = Field(3600.0, gt=0, description="age at which a blob without a record is removed")
     housekeeping_s: float = Field(5.0, gt=0, description="how often housekeeping sweeps")
 
@@ -81,6 +89,9 @@ class Settings(BaseSettings):
     api_threads: int = Field(64, ge=2, description="threads of all API processes together")
     wait_limit_s: float = Field(60.0, gt=0, description="longest wait of a request for a change (`?wait=`)")
     worker_children: int = Field(2, ge=1, description="child processes of a worker")
+    child_memory_bytes: int = Field(
+        0, ge=0, description="memory above which a worker child ends its task; 0: its part of the machine's memory"
+    )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     cpu_threads: int = Field(0, ge=0, description="threads a model computes with on a CPU; 0: all cores")
     queues: str = Field(

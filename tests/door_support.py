@@ -21,6 +21,7 @@ from inference_server.imaging.volume import Geometry, Volume
 from inference_server.models.manifest import Channel, LabelName, Manifest, Parameter
 from inference_server.models.resources import Resources
 from inference_server.settings import Settings
+from inference_server.tasks.admission import bounds_of
 from inference_server.tasks.blobs import LocalBlobs
 from inference_server.tasks.caller import LOCAL
 from inference_server.tasks.case_zip import check_case
@@ -197,7 +198,7 @@ class Doors(Hands):
     def __init__(self, folder: Path, **settings: Any) -> None:
         (folder / "records.sqlite").write_bytes(empty_records())
         super().__init__(Settings(**{"data_dir": folder, "disk_low_bytes": 0, **settings}))
-        self.store = Store(self.database, queue_limit=self.settings.queue_limit)
+        self.store = Store(self.database, bounds=bounds_of(self.settings))
         self.turns = FakeTurns()
         self.models = FakeModels(ONE, TWO)
         self.tasks = Tasks(self.settings, self.store, self.blobs, self.turns, self.models, check_case)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -14,6 +15,8 @@ from inference_server.errors import BadRequest, InferenceServerError, TooLarge
 
 PROBLEM_TYPE = "application/problem+json"
 RETRY_AFTER_S = {HTTPStatus.TOO_MANY_REQUESTS: 10, HTTPStatus.SERVICE_UNAVAILABLE: 2}
+"""What is said where nothing is known, as before the first task has finished."""
+RETRY_LIMIT_S = 3600
 CHALLENGE = 'Bearer realm="inference-server", Basic realm="inference-server", charset="UTF-8"'
 INTERNAL = "The server made an error on this request. Its log says more; ask its operator."
 
@@ -61,8 +64,8 @@ class Refused(Exception):
 
 def refusal(error: InferenceServerError) -> Refusal:
     """Return an error of ours with its own status."""
-    retry_after_s = RETRY_AFTER_S.get(HTTPStatus(error.status))
-    retry = {"Retry-After": str(retry_after_s)} if retry_after_s else {}
+    retry_after_s = error.retry_after_s or RETRY_AFTER_S.get(HTTPStatus(error.status))
+    retry = {"Retry-After": str(math.ceil(min(retry_after_s, RETRY_LIMIT_S)))} if retry_after_s else {}
     challenge = {"WWW-Authenticate": CHALLENGE} if error.status == HTTPStatus.UNAUTHORIZED else {}
     return Refusal(error, error.status, {**retry, **challenge})
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, String, bindparam, case, func, literal_column, or_, select, true, union_all, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, or_, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
-from sqlalchemy.sql.selectable import ScalarSelect
 
 from inference_server.errors import WorkerLost
 from inference_server.tasks.database import Database
-from inference_server.tasks.record import Claim, Holder, Phase, Priority, Problem, Status
-from inference_server.tasks.schema import tasks, usage
+from inference_server.tasks.precedence import next_in_turn
+from inference_server.tasks.record import Claim, Holder, Phase, Problem, Status
+from inference_server.tasks.schema import tasks
 from inference_server.tasks.statements import HAS_UID, TASK_COLUMNS, has_status, moved, note, note_verb, to_task
 from inference_server.tasks.transitions import Verb
 from inference_server.tasks.upkeep import Upkeep
@@ -46,6 +46,7 @@ _FAIL = (
     .returning(tasks.c.token)
 )
 _HAND_BACK = moved(Verb.HAND_BACK).returning(tasks.c.uid)
+_LOST = select(tasks.c.token, tasks.c.started_at).where(has_status(Status.RUNNING)).with_for_update()
 _ATTEMPT = tasks.c.attempts + 1
 _LOSE = moved(Verb.LOSE, attempts=_ATTEMPT).returning(tasks.c.uid)
 _GIVE_UP = (
@@ -83,12 +84,10 @@ class Claims(Upkeep):
             lease_s: how long the claim lasts unless it is renewed.
         """
         token, at = uuid.uuid4().hex, self._clock()
-        values = {
-            **{f"queue_{i}": queue for i, queue in enumerate(queues)},
-            **{"at": at, "lease": at + lease_s, "fresh": token, "the_worker": holder.worker, "the_pid": holder.pid},
-        }
+        held = {"fresh": token, "the_worker": holder.worker, "the_pid": holder.pid, "lease": at + lease_s}
         with self.database.writing() as connection:
-            row = connection.execute(claim_statement(len(queues)), values).one_or_none()
+            statement = claim_statement(connection.dialect.name)
+            row = connection.execute(statement, {**held, "queues": list(queues), "at": at}).one_or_none()
             if row is None:
                 return None
             note_verb(connection, [row.uid], Verb.CLAIM, at=at)
@@ -194,20 +193,19 @@ class Claims(Upkeep):
             note_verb(connection, [claim.task.uid], verb, at=at)
         return True
 
-    def _lose(self, which: Any, values: Mapping[str, Any]) -> list[str]:
+    def _lose(self, which: ColumnElement[bool], values: Mapping[str, Any]) -> list[str]:
+        at = values["at"]
         with self.database.writing() as connection:
+            for row in connection.execute(_LOST.where(which), values).all():
+                charge(connection, row.token, at - (row.started_at or at), at)
             limit = {**values, "max_attempts": self._max_attempts}
             failed = _apply(connection, _GIVE_UP.where(which), Verb.GIVE_UP, limit)
             return failed + _apply(connection, _LOSE.where(which), Verb.LOSE, values)
 
 
-@lru_cache(maxsize=16)
-def claim_statement(queues: int) -> ReturningUpdate[Any]:
-    """Return the statement that claims from so many queues, bound as `queue_0`, `queue_1`, …
-
-    For every queue, priority and token, the oldest waiting task is one look into the index `tasks_to_claim`; what is
-    sorted are only these few, so that the number of waiting tasks does not matter.
-    """
+@lru_cache(maxsize=4)
+def claim_statement(dialect: str) -> ReturningUpdate[Any]:
+    """Return the statement that claims the task whose turn it is, as a database of this dialect takes it."""
     return (
         moved(
             Verb.CLAIM,
@@ -216,28 +214,9 @@ def claim_statement(queues: int) -> ReturningUpdate[Any]:
             holder_pid=bindparam("the_pid"),
             lease_until=bindparam("lease"),
         )
-        .where(tasks.c.seq == _next_in_turn(queues))
+        .where(tasks.c.seq == next_in_turn(dialect))
         .returning(*TASK_COLUMNS)
     )
-
-
-def _next_in_turn(queues: int) -> ScalarSelect[int]:
-    levels = union_all(*(select(literal_column(str(level.value)).label("priority")) for level in Priority)).subquery()
-    named = [select(bindparam(f"queue_{i}", type_=String).label("queue")) for i in range(queues)]
-    listened = (union_all(*named) if queues > 1 else named[0]).subquery()
-    waiting = tasks.alias("waiting")
-    oldest = (
-        select(func.min(waiting.c.seq))
-        .where(has_status(Status.QUEUED, table=waiting))
-        .where(waiting.c.queue == listened.c.queue, waiting.c.token == usage.c.token)
-        .where(waiting.c.priority == levels.c.priority)
-        .correlate(listened, usage, levels)
-        .scalar_subquery()
-    )
-    places = usage.join(levels, true()).join(listened, true())
-    heads = select(levels.c.priority, usage.c.score, oldest.label("seq")).select_from(places).subquery()
-    order = (heads.c.priority, heads.c.score, heads.c.seq)
-    return select(heads.c.seq).where(heads.c.seq.is_not(None)).order_by(*order).limit(1).scalar_subquery()
 
 
 @lru_cache(maxsize=4)

@@ -184,6 +184,7 @@ def _make_private(file: Path) -> None:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None
+    connection.create_function("power", 2, pow, deterministic=True)  # not every build of SQLite has it
     for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
         connection.execute(f"PRAGMA {pragma}")
 

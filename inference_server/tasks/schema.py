@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    DDL,
     JSON,
     BigInteger,
     Column,
@@ -14,10 +15,13 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
+    event,
     text,
 )
 
-HEAD = "0002"
+from inference_server.tasks import counting
+
+HEAD = "0003"
 """The newest migration. Versions are numbers of four digits, so that text order is age order."""
 
 metadata = MetaData()
@@ -80,8 +84,22 @@ usage = Table(
     metadata,
     Column("token", String, primary_key=True),
     Column("score", Double, nullable=False),
+    Column("standing", Double, nullable=False),
 )
-"""How much device time each token used lately, as the score of `usage.py`."""
+"""How much device time each token used lately, and where it stands among those that wait: scores of `usage.py`."""
+
+loads = Table(
+    "loads",
+    metadata,
+    Column("model", String, primary_key=True),
+    Column("queue", String, primary_key=True),
+    Column("token", String, primary_key=True),
+    Column("priority", SmallInteger, primary_key=True, autoincrement=False),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("waiting", Integer, nullable=False),
+    Column("running", Integer, nullable=False),
+)
+"""How many tasks wait and run; kept by the triggers of `counting.py` alone."""
 
 tokens = Table(
     "tokens",
@@ -130,3 +148,7 @@ _partial_index("tasks_finished", tasks.c.model, tasks.c.ended_at, where="status 
 _partial_index("tasks_by_case", tasks.c.case_blob, where="case_blob IS NOT NULL")
 _partial_index("tasks_by_result", tasks.c.result_blob, where="result_blob IS NOT NULL")
 _partial_index("tasks_by_key", tasks.c.token, tasks.c.idempotency_key, where="idempotency_key IS NOT NULL", unique=True)
+
+for _dialect, _statements in counting.STATEMENTS.items():
+    for _statement in _statements:
+        event.listen(metadata, "after_create", DDL(_statement).execute_if(dialect=_dialect))  # type: ignore[no-untyped-call]

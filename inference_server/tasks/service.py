@@ -11,6 +11,7 @@ from typing import Protocol
 from inference_server.errors import Forbidden, InferenceServerError, StorageFull, StoreUnavailable, UnknownTask
 from inference_server.models.manifest import Manifest
 from inference_server.settings import Settings
+from inference_server.tasks.admission import bounds_of
 from inference_server.tasks.blobs import Blobs, open_blobs
 from inference_server.tasks.caller import Caller
 from inference_server.tasks.database import open_database
@@ -113,7 +114,8 @@ class Tasks:
             UnknownModel: the server has no such model.
             BadRequest: the parameters or the case are not what the model takes; so do its subclasses and `TooLarge`.
             StorageFull: the disk is nearly full.
-            OverQuota: as many tasks wait as may.
+            QueueFull: as many tasks wait, in all or for the model, as may.
+            OverQuota: the token has as many tasks as it may.
             Conflict: the idempotency key belongs to a request with another content.
         """
         try:
@@ -282,6 +284,6 @@ def open_tasks(settings: Settings) -> Tasks:
     from inference_server.tasks.case_zip import check_case
     from inference_server.tasks.queue import CeleryTurns
 
-    store = Store(open_database(settings.database), queue_limit=settings.queue_limit)
+    store = Store(open_database(settings.database), bounds=bounds_of(settings))
     models = open_registry(settings)
     return Tasks(settings, store, open_blobs(settings.blobs), CeleryTurns(settings), models, check_case)

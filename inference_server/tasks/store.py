@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-import statistics
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, insert, select
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from inference_server.errors import BadRequest, Conflict, OverQuota, UnknownTask
-from inference_server.tasks import audit, usage
+from inference_server.errors import BadRequest, Conflict, UnknownTask
+from inference_server.tasks import admission, audit, outlook, usage
+from inference_server.tasks.admission import NO_BOUNDS, Bounds
 from inference_server.tasks.caller import SERVER, Caller
 from inference_server.tasks.database import Database
 from inference_server.tasks.record import Event, NewTask, Status, Task
@@ -22,15 +22,12 @@ from inference_server.tasks.statements import HAS_UID, TASK_COLUMNS, has_status,
 from inference_server.tasks.transitions import TRANSITIONS, Verb
 
 PAGE_LIMIT = 200
-RECENT_TASKS = 20
-"""How many finished tasks of a model the expected wait is estimated from."""
 
 _GET = select(*TASK_COLUMNS).where(HAS_UID)
 _INSERT = insert(tasks).returning(*TASK_COLUMNS)
 _SAME_KEY = select(tasks.c.fingerprint, *TASK_COLUMNS).where(
     tasks.c.token == bindparam("the_token"), tasks.c.idempotency_key == bindparam("key")
 )
-_COUNT_QUEUED = select(func.count()).select_from(tasks).where(has_status(Status.QUEUED))
 _REVISIONS = select(tasks.c.uid, tasks.c.revision).where(tasks.c.uid.in_(bindparam("uids", expanding=True)))
 _CANCEL = moved(Verb.CANCEL).where(HAS_UID).returning(*TASK_COLUMNS)
 _RETRY = (
@@ -38,29 +35,11 @@ _RETRY = (
     .where(HAS_UID, tasks.c.case_blob.is_not(None))
     .returning(*TASK_COLUMNS)
 )
-_DELETE = delete(tasks).where(HAS_UID).returning(tasks.c.case_blob, tasks.c.result_blob)
+_DELETE = delete(tasks).where(HAS_UID).returning(*TASK_COLUMNS)
 _EVENTS = (
     select(events.c.seq, events.c.time, events.c.level, events.c.text)
     .where(events.c.uid == bindparam("task_uid"), events.c.seq > bindparam("since"))
     .order_by(events.c.seq)
-)
-_QUEUE = tasks.c.queue == bindparam("the_queue")
-_AHEAD = _COUNT_QUEUED.where(
-    _QUEUE,
-    or_(
-        tasks.c.priority < bindparam("the_priority"),
-        and_(
-            tasks.c.priority == bindparam("the_priority"),
-            tasks.c.seq < select(tasks.c.seq).where(HAS_UID).correlate(None).scalar_subquery(),
-        ),
-    ),
-)
-_RUNNING = select(func.count()).select_from(tasks).where(has_status(Status.RUNNING), _QUEUE)
-_DURATIONS = (
-    select(tasks.c.ended_at - tasks.c.started_at)
-    .where(has_status(Status.FINISHED), tasks.c.model == bindparam("the_model"))
-    .order_by(tasks.c.ended_at.desc())
-    .limit(RECENT_TASKS)
 )
 
 
@@ -95,15 +74,15 @@ class Store:
 
     Args:
         database: migrated.
-        queue_limit: most tasks that may wait.
+        bounds: of the queue.
         clock: seconds since the epoch.
     """
 
     def __init__(
-        self, database: Database, *, queue_limit: int = 10_000, clock: Callable[[], float] = time.time
+        self, database: Database, *, bounds: Bounds = NO_BOUNDS, clock: Callable[[], float] = time.time
     ) -> None:
         self.database = database
-        self._queue_limit = queue_limit
+        self._bounds = bounds
         self._clock = clock
 
     def add(self, new: NewTask) -> tuple[Task, bool]:
@@ -111,15 +90,15 @@ class Store:
 
         Raises:
             Conflict: the idempotency key belongs to a request with another content.
-            OverQuota: as many tasks wait as may.
+            QueueFull: as many tasks wait, in all or for the model, as may.
+            OverQuota: the token has as many tasks as it may.
         """
         at = self._clock()
         with self.database.writing() as connection:
             if (existing := _same_key(connection, new)) is not None:
                 return existing, False
-            self._refuse_if_full(connection)
+            self._make_way(connection, new, at)
             task = to_task(connection.execute(_INSERT, _columns(new, at)).one())
-            usage.know(connection, new.token)
             note(connection, [new.uid], at=at, level="info", text="Accepted.")
             submitter = Caller(new.token, frozenset(), new.dialect)
             audit.note(connection, submitter, audit.Action.SUBMITTED, new.uid, at=at)
@@ -154,28 +133,18 @@ class Store:
         return Page(tuple(map(to_task, rows[:limit])), str(rows[limit - 1].seq) if more else None)
 
     def position(self, task: Task) -> int:
-        """Return how many waiting tasks of the queue are before this one by priority and age (0: it is next).
-
-        The share that tokens have in the workers may change the order within a priority, so this is an estimate.
-        """
+        """Return about how many waiting tasks go before this one (0: it is next); see `outlook.position`."""
         if task.status is not Status.QUEUED:
             return 0
         with self.database.reading() as connection:
-            return _position(connection, task)
+            return outlook.position(connection, task)
 
     def expected_wait_s(self, task: Task) -> float | None:
-        """Return an estimate of how long a waiting task still waits; None if it does not wait or nothing is known.
-
-        It is the median duration of the model's last tasks, for each task before this one, and one more
-        while all workers are busy, divided among the workers that are running tasks of the queue.
-        """
+        """Return about how long a waiting task still waits; None if it does not wait or nothing is known."""
         if task.status is not Status.QUEUED:
             return None
         with self.database.reading() as connection:
-            durations = connection.scalars(_DURATIONS, {"the_model": task.model}).all()
-            running: int = connection.scalar(_RUNNING, {"the_queue": task.queue}) or 0
-            ahead = _position(connection, task) + (1 if running else 0)
-        return statistics.median(durations) * ahead / max(running, 1) if durations else None
+            return outlook.expected_wait_s(connection, task)
 
     def cancel(self, uid: str, by: Caller = SERVER) -> Task:
         """Stop a task that waits or runs. A worker that has it notices at its next beat.
@@ -193,6 +162,7 @@ class Store:
 
         Raises:
             UnknownTask: there is none of this UID.
+            QueueFull, OverQuota: as `add`.
             Conflict: the task did not fail, or its case has been removed.
         """
         return self._move(uid, Verb.RETRY, _RETRY, by)
@@ -203,12 +173,14 @@ class Store:
         Raises:
             UnknownTask: there is none of this UID.
         """
+        at = self._clock()
         with self.database.writing() as connection:
             row = connection.execute(_DELETE, {"task_uid": uid}).one_or_none()
             if row is None:
                 raise UnknownTask
-            audit.note(connection, by, audit.Action.DELETED, uid, at=self._clock())
-        return tuple(key for key in row if key is not None)
+            _charge_stopped(connection, to_task(row), at)
+            audit.note(connection, by, audit.Action.DELETED, uid, at=at)
+        return tuple(key for key in (row.case_blob, row.result_blob) if key is not None)
 
     def note_fetch(self, uid: str, by: Caller) -> None:
         """Tell the audit log that somebody is given a task's result."""
@@ -235,16 +207,20 @@ class Store:
             _get(connection, uid)
             note(connection, [uid], at=self._clock(), level=level, text=text)
 
-    def _refuse_if_full(self, connection: Connection) -> None:
-        if (connection.scalar(_COUNT_QUEUED) or 0) >= self._queue_limit:
-            raise OverQuota
+    def _make_way(self, connection: Connection, task: NewTask | Task, at: float) -> None:
+        admission.refuse_if_full(connection, self._bounds, model=task.model, token=task.token)
+        usage.join(connection, task.token, task.queue, task.priority, at)
 
     def _move(self, uid: str, verb: Verb, statement: ReturningUpdate[Any], by: Caller) -> Task:
         at = self._clock()
         with self.database.writing() as connection:
+            before = _get(connection, uid)
+            if verb is Verb.RETRY and before.status in TRANSITIONS[verb].sources:
+                self._make_way(connection, before, at)
             row = connection.execute(statement, {"task_uid": uid, "at": at}).one_or_none()
             if row is None:
-                raise _refusal(_get(connection, uid), verb)
+                raise _refusal(before, verb)
+            _charge_stopped(connection, before, at)
             note_verb(connection, [uid], verb, at=at)
             audit.note(connection, by, _ACTIONS[verb], uid, at=at)
         return to_task(row)
@@ -284,9 +260,10 @@ def _after(cursor: str | None) -> list[ColumnElement[bool]]:
     return [tasks.c.seq < int(cursor)]
 
 
-def _position(connection: Connection, task: Task) -> int:
-    place = {"the_queue": task.queue, "the_priority": int(task.priority), "task_uid": task.uid}
-    return connection.scalar(_AHEAD, place) or 0
+def _charge_stopped(connection: Connection, before: Task, at: float) -> None:
+    """Charge a task that is stopped while it runs: whoever cancels has used the device nevertheless."""
+    if before.status is Status.RUNNING:
+        usage.charge(connection, before.token, at - (before.started_at or at), at)
 
 
 def _refusal(task: Task, verb: Verb) -> Conflict:

@@ -196,21 +196,6 @@ class CallerRecord(BaseModel):
     scopes: list[Scope] = Field(description="what it allows")
 
 
-class LimitRecord(BaseModel):
-    """What this server takes."""
-
-    upload_limit_bytes: int = Field(description="largest request body")
-    image_limit_bytes: int = Field(description="largest array that one image may declare")
-    unpacked_limit_bytes: int = Field(description="largest sum of a zip's members, unpacked")
-    labels_limit_bytes: int = Field(description="largest label array on the contour grid, one byte a voxel")
-    member_limit: int = Field(description="most members of a zip")
-    queue_limit: int = Field(description="most tasks that may wait")
-    wait_limit_s: float = Field(description="longest `wait`")
-    task_time_limit_s: float = Field(description="longest computation of a task, unless its model says otherwise")
-    queue_time_limit_s: float = Field(description="longest wait in a queue; the task fails after it")
-    retention_s: float = Field(description="how long case and result are kept after a task ended")
-
-
 _PLAIN = ("uid", "model", "version", "digest", "dialect", "status", "revision", "phase", "progress", "attempts")
 _MOMENTS = ("created_at", "started_at", "ended_at")
 

@@ -14,11 +14,11 @@ from inference_server.api.context import Context, context
 from inference_server.api.download import send_result
 from inference_server.api.health import SERVER
 from inference_server.api.native.describe import NOTHING, RESULT, submit_body
+from inference_server.api.native.limits import LimitRecord
 from inference_server.api.native.models import (
     CallerRecord,
     EventList,
     EventsQuery,
-    LimitRecord,
     ListQuery,
     ModelList,
     ModelPath,

@@ -209,9 +209,9 @@ def test_a_full_queue_takes_nothing(tmp_path: Path, send: Callable[[Doors, Bad],
     doors = Doors(tmp_path, queue_limit=1)
     doors.submitted()
     kept = doors.blob_files()
-    answer = send(doors, Bad(case(), 429, "over_quota", None, ""))
-    assert (answer.status_code, answer.json["code"]) == (429, "over_quota")
-    assert answer.headers["Retry-After"] == "10"
+    answer = send(doors, Bad(case(), 503, "queue_full", None, ""))
+    assert (answer.status_code, answer.json["code"]) == (503, "queue_full")
+    assert answer.headers["Retry-After"] == "2"
     assert doors.blob_files() == kept
     doors.close()
 

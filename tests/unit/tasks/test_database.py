@@ -77,7 +77,7 @@ def test_a_file_restored_without_wal_mode_gets_it_back(database: Database, tmp_p
 def test_a_failed_transaction_leaves_nothing_behind(database: Database) -> None:
     def stop_half_way() -> None:
         with database.writing() as connection:
-            connection.execute(insert(usage), {"token": "a", "score": 1.0})
+            connection.execute(insert(usage), {"token": "a", "score": 1.0, "standing": 1.0})
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
@@ -112,7 +112,7 @@ def test_a_reader_sees_one_state_throughout(database: Database) -> None:
     with database.reading() as reader:
         before = reader.execute(select(usage)).all()
         with database.writing() as writer:
-            writer.execute(insert(usage), {"token": "a", "score": 1.0})
+            writer.execute(insert(usage), {"token": "a", "score": 1.0, "standing": 1.0})
         assert reader.execute(select(usage)).all() == before == []
 
 
@@ -124,14 +124,14 @@ def test_a_file_that_is_no_database_is_a_store_that_is_unavailable(tmp_path: Pat
 
 def test_a_forked_child_works_on_connections_of_its_own(database: Database) -> None:
     with database.writing() as connection:
-        connection.execute(insert(usage), {"token": "parent", "score": 0.0})
+        connection.execute(insert(usage), {"token": "parent", "score": 0.0, "standing": 0.0})
     parents = database.engine
     child = os.fork()
     if child == 0:
         status = 1
         try:
             with database.writing() as connection:
-                connection.execute(insert(usage), {"token": "child", "score": 0.0})
+                connection.execute(insert(usage), {"token": "child", "score": 0.0, "standing": 0.0})
             status = 0 if database.engine is not parents else 2
         finally:
             os._exit(status)
@@ -146,7 +146,7 @@ def test_the_commit_counter_changes_with_commits_of_others_and_only_then(databas
         first = counter()
         assert counter() == first
         with database.writing() as connection:
-            connection.execute(insert(usage), {"token": "a", "score": 1.0})
+            connection.execute(insert(usage), {"token": "a", "score": 1.0, "standing": 1.0})
         second = counter()
         assert second != first
         with database.reading() as connection:
@@ -157,7 +157,7 @@ def test_the_commit_counter_changes_with_commits_of_others_and_only_then(databas
 def test_records_are_for_their_owner_only(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path / 'new' / 'records.sqlite'}")
     with database.writing() as connection:
-        connection.execute(insert(usage).values(token="t", score=0.0))
+        connection.execute(insert(usage).values(token="t", score=0.0, standing=0.0))
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").glob("records.sqlite*")}
     database.close()
     assert modes == dict.fromkeys(("records.sqlite", "records.sqlite-wal", "records.sqlite-shm"), 0o600)

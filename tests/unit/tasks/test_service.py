@@ -14,8 +14,8 @@ from inference_server.errors import (
     InferenceServerError,
     InvalidVolume,
     NotFinished,
-    OverQuota,
     PredictionError,
+    QueueFull,
     ResultGone,
     StorageFull,
     StoreUnavailable,
@@ -26,6 +26,7 @@ from inference_server.errors import (
 from inference_server.models.manifest import Manifest, Parameter
 from inference_server.models.resources import Resources
 from inference_server.settings import Settings
+from inference_server.tasks.admission import Bounds
 from inference_server.tasks.blobs.memory import MemoryBlobs
 from inference_server.tasks.caller import LOCAL, Caller, Scope
 from inference_server.tasks.claims import Claims
@@ -138,8 +139,8 @@ def test_a_refused_request_leaves_nothing_behind(
 
 
 def test_a_full_queue_leaves_no_bytes_behind(tasks: Tasks, blobs: MemoryBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.store, "_queue_limit", 0)
-    with pytest.raises(OverQuota):
+    monkeypatch.setattr(tasks.store, "_bounds", Bounds(0, 1, 1))
+    with pytest.raises(QueueFull):
         _submit(tasks)
     assert _stored(blobs) == []
 

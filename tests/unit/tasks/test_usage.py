@@ -6,6 +6,7 @@ from sqlalchemy import select
 
 from inference_server.tasks import usage
 from inference_server.tasks.database import Database
+from inference_server.tasks.record import Priority
 from inference_server.tasks.schema import usage as table
 
 NOW = 1_700_000_000.0
@@ -40,9 +41,27 @@ def test_no_use_leaves_the_score(seconds: float) -> None:
 
 def test_a_token_becomes_known_once_and_keeps_its_score(database: Database, clock: Clock) -> None:
     with database.writing() as connection:
-        usage.know(connection, "a")
+        usage.join(connection, "a", "default", Priority.NORMAL, clock.now)
         usage.charge(connection, "a", 8.0, clock.now)
-        usage.know(connection, "a")
+        usage.join(connection, "a", "default", Priority.NORMAL, clock.now)
         usage.charge(connection, "unknown", 8.0, clock.now)
         rows = connection.execute(select(table)).all()
     assert [(row.token, usage.amount_s(row.score, clock.now)) for row in rows] == [("a", pytest.approx(8.0))]
+
+
+def test_a_start_costs_something_however_quick_it_was(database: Database, clock: Clock) -> None:
+    with database.writing() as connection:
+        usage.join(connection, "a", "default", Priority.NORMAL, clock.now)
+        usage.charge(connection, "a", 0.0, clock.now)
+        score = connection.scalar(select(table.c.score))
+    assert usage.amount_s(score, clock.now) == pytest.approx(usage.TASK_S)
+
+
+@pytest.mark.parametrize(
+    ("own_s", "after_s"),
+    [(100.0, 5.05), (5.05, 5.05), (5.03, 5.03), (5.0, 5.0), (1.0, 5.0), (0.0, 5.0)],
+)
+def test_who_joins_those_who_wait_is_neither_far_ahead_of_them_nor_far_behind(own_s: float, after_s: float) -> None:
+    own = usage.raised(usage.UNUSED, own_s, NOW)
+    others = usage.raised(usage.UNUSED, 5.0, NOW)
+    assert usage.amount_s(usage.joined(own, others, NOW), NOW) == pytest.approx(after_s, rel=1e-6)

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 from records import LEASE_S, Clock, added, claimed, new_task, task_in
 
-from inference_server.errors import BadRequest, Conflict, OverQuota, UnknownTask
+from inference_server.errors import BadRequest, Conflict, UnknownTask
 from inference_server.tasks.claims import Claims
-from inference_server.tasks.database import Database
 from inference_server.tasks.record import Holder, Priority, Status, Task
 from inference_server.tasks.store import Store, TaskFilter
 
@@ -68,17 +67,6 @@ def test_idempotency_keys_of_different_tokens_are_different(store: Store) -> Non
     first = added(store, idempotency_key="k", fingerprint="f", token="a")
     second = added(store, idempotency_key="k", fingerprint="f", token="b")
     assert first.uid != second.uid
-
-
-def test_a_full_queue_takes_no_more_but_still_answers_a_repeated_request(database: Database, claims: Claims) -> None:
-    store = Store(database, queue_limit=2)
-    first = added(store, idempotency_key="k", fingerprint="f")
-    added(store)
-    with pytest.raises(OverQuota):
-        added(store)
-    assert added(store, idempotency_key="k", fingerprint="f") == first
-    claimed(claims)
-    assert added(store).status is Status.QUEUED
 
 
 def test_pages_go_from_the_latest_to_the_first_without_gap_or_overlap(store: Store) -> None:

@@ -1,15 +1,10 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-import pytest
 from records import HOLDER, LEASE_S, PROBLEM, Clock, added, claimed, task_in
-from sqlalchemy import Connection, text
-from sqlalchemy.dialects import postgresql, sqlite
 
-from inference_server.tasks.claims import Claims, claim_statement
-from inference_server.tasks.database import Database
+from inference_server.tasks.claims import Claims
 from inference_server.tasks.record import Holder, Phase, Priority, Problem, Status, new_uid
 from inference_server.tasks.store import Store
 
@@ -197,78 +192,3 @@ def test_a_log_tells_the_life_of_a_task(claims: Claims, store: Store) -> None:
         ("info", "A worker started."),
         ("info", "Finished."),
     ]
-
-
-FILL = """
-    WITH RECURSIVE number(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM number WHERE i + 1 < :count)
-    INSERT INTO tasks (uid, model, version, digest, dialect, fingerprint, revision, attempts, created_at, queued_at,
-        case_size_bytes, progress, parameters, outputs, report, status, queue, token, priority)
-    SELECT i, 'm', '1', 'd', 'mim', '', 1, 0, 0, 0, 1, 0, '{}', '[]', '{}', 'queued',
-        CASE i % 2 WHEN 0 THEN 'default' ELSE 'other' END, 'token-' || (i / 2 % 5), i / 10 % 3
-    FROM number
-"""
-
-
-def _fill(connection: Connection, count: int) -> None:
-    connection.exec_driver_sql("DELETE FROM tasks")
-    connection.execute(text(FILL), {"count": count})
-    connection.exec_driver_sql("INSERT OR IGNORE INTO usage SELECT DISTINCT token, 0 FROM tasks")
-
-
-VALUES = {
-    "queue_0": "default",
-    "queue_1": "other",
-    "at": 1.0,
-    "lease": 2.0,
-    "fresh": "t",
-    "the_worker": "w",
-    "the_pid": 1,
-}
-
-
-def _instructions_of_a_claim(connection: Connection) -> int:
-    count = 0
-
-    def tick() -> int:
-        nonlocal count
-        count += 1
-        return 0
-
-    raw = connection.connection.driver_connection
-    assert raw is not None
-    raw.set_progress_handler(tick, 1)
-    assert connection.execute(claim_statement(2), VALUES).one().status == "running"
-    raw.set_progress_handler(None, 1)
-    return count
-
-
-def test_a_claim_takes_as_many_steps_among_100_000_waiting_tasks_as_among_100(database: Database) -> None:
-    steps = []
-    for count in (100, 99_900):
-        with database.writing() as connection:
-            _fill(connection, count)
-            steps.append(_instructions_of_a_claim(connection))
-    assert steps[1] == pytest.approx(steps[0], rel=0.05)
-
-
-def test_the_plan_of_a_claim_reads_waiting_tasks_through_their_index_only(database: Database) -> None:
-    with database.writing() as connection:
-        _fill(connection, 1000)
-        connection.exec_driver_sql("ANALYZE")
-        compiled = claim_statement(2).compile(dialect=sqlite.dialect(paramstyle="named"))
-        raw = connection.connection.driver_connection
-        assert raw is not None
-        rows = raw.execute(f"EXPLAIN QUERY PLAN {compiled}", {**compiled.params, **VALUES})
-        plan = [row[3] for row in rows]
-    of_tasks = {line.replace("COVERING ", "") for line in plan if re.search(r"\b(tasks|waiting)\b", line)}
-    assert of_tasks == {
-        "SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)",
-        "SEARCH waiting USING INDEX tasks_to_claim (queue=? AND token=? AND priority=?)",
-    }
-
-
-def test_the_claim_is_sql_that_postgresql_has_too() -> None:
-    sql = str(claim_statement(2).compile(dialect=postgresql.dialect()))
-    assert "min(waiting.seq)" in sql
-    assert sql.startswith("UPDATE tasks SET")
-    assert "RETURNING" in sql

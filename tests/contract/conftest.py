@@ -1,0 +1,64 @@
+"""The records, in every database that they may be in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from postgres import fresh_database, postgres
+from records import Clock, emptied
+
+from inference_server.tasks.claims import Claims
+from inference_server.tasks.database import Database, open_database
+from inference_server.tasks.store import Store
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    with postgres() as server, fresh_database(server) as url:
+        yield url
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[Database]:
+    database = open_database(url)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres_url: str) -> Iterator[Database]:
+    with _opened(postgres_url) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def sqlite_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    with _opened(f"sqlite:///{tmp_path_factory.mktemp('records') / 'records.sqlite'}") as database:
+        yield database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """Empty records."""
+    kinds: dict[str, Callable[[], Database]] = {
+        "sqlite": lambda: request.getfixturevalue("sqlite_database"),
+        "postgresql": lambda: request.getfixturevalue("postgres_database"),
+    }
+    return emptied(kinds[request.param]())
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(database: Database, clock: Clock) -> Store:
+    return Store(database, clock=clock)
+
+
+@pytest.fixture
+def claims(database: Database, clock: Clock) -> Claims:
+    return Claims(database, max_attempts=3, clock=clock)
