@@ -9,7 +9,7 @@ MODEL ?= ct-body
 demo: .venv/installed
 	$(BIN)/python examples/mim_demo.py --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)")
 
-test: .venv/installed
+test: .venv/nnunet
 	$(BIN)/python -m pytest
 
 lint: .venv/installed
@@ -27,4 +27,10 @@ clean:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; say make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,test]'
+	touch $@
+
+# One of these asks for torchvision, which inference does not need and which does not load beside a torch for CPUs.
+.venv/nnunet: .venv/installed nnunet.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[nnunet]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps -r nnunet.txt
 	touch $@
