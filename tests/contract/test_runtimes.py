@@ -30,6 +30,7 @@ from bundles import (
     slope_volume,
     world,
 )
+from nnunet_folders import write_nnunet
 from plain_models import write_plain
 
 from inference_server.imaging.nifti import read_volume, write_labels
@@ -49,7 +50,7 @@ PLAIN = ("network", "torchscript", "exported")
 MakeRuntime = Callable[..., Runtime]
 
 
-@pytest.fixture(params=["safetensors", "pt", "ts", *PLAIN, "python-app", "ensemble"])
+@pytest.fixture(params=["safetensors", "pt", "ts", *PLAIN, "nnunet", "python-app", "ensemble"])
 def make_runtime_of(request: pytest.FixtureRequest, tmp_path: Path) -> MakeRuntime:
     """Load a model whose class is the number of `LEVELS` below a voxel's value; one variant for each runtime."""
 
@@ -61,6 +62,10 @@ def make_runtime_of(request: pytest.FixtureRequest, tmp_path: Path) -> MakeRunti
             if "network" in parts or SPACING in parts.get("transforms", ()):  # type: ignore[operator]
                 pytest.skip("what a Python app does with the case is its own")
             write_app(folder, LEVEL_APP, labels=LEVEL_LABELS)
+        elif kind == "nnunet":
+            if "network" in parts and SPACING in parts.get("transforms", ()):  # type: ignore[operator]
+                pytest.skip("nnU-Net resamples to a grid of its own")
+            write_nnunet(Bundle(**parts), folder)  # type: ignore[arg-type]
         elif kind in PLAIN:
             write_plain(Bundle(**parts), kind, folder)  # type: ignore[arg-type]
         else:
