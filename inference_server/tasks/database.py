@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 15.0
 """How long a SQLite transaction waits for the writer before it; one takes about a millisecond."""
+LOG_WAIT_MS = 200
+"""Emptying the log keeps writers waiting while it waits for a reader itself; there is always a next time."""
 CONNECTIONS = 8
 """Open connections per process. Transactions are short, so more threads than this simply take turns."""
 _MIGRATION_LOCK = 0x1F5E_11CE
@@ -105,6 +107,17 @@ class Database:
                 return
             with self._migration_lock():
                 self._upgrade()
+
+    def empty_log(self) -> None:
+        """Write SQLite's log back into its file and empty it, unless a reader or writer is busy for long.
+
+        Raises:
+            StoreUnavailable: the database cannot be reached.
+        """
+        with store_errors(), self.engine.connect().execution_options(reading=True, plain=True) as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {LOG_WAIT_MS}")
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
 
     def close(self) -> None:
         """Close the connections that nobody uses."""

@@ -14,7 +14,7 @@ from inference_server.settings import Settings
 from inference_server.tasks.blobs import Blobs, open_blobs
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
-from inference_server.tasks.record import Problem
+from inference_server.tasks.record import Problem, Status
 from inference_server.tasks.service import Models, Turns
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Housekeeper:
         self._end_what_cannot_run()
         self._note("returned to the queue after a lost worker", self._claims.expire_leases())
         self._send_missing_turns()
-        self._remove(self._claims.expire(self._settings.retention_s))
+        self._remove_data()
         if self._clock() - self._blobs_swept_at >= BLOBS_EVERY_S:
             self._blobs_swept_at = self._clock()
             self._remove_orphans()
@@ -93,6 +93,16 @@ class Housekeeper:
                 log.info("missing turns sent", extra={"queue": queue, "turns": sent})
                 short[queue] -= sent
         self._short_before = short
+
+    def _remove_data(self) -> None:
+        """Remove what is no longer kept, also from the files of the records."""
+        settings = self._settings
+        self._remove(self._claims.expire(settings.retention_s, [Status.FINISHED]))
+        self._remove(self._claims.expire(settings.failed_retention_s, [Status.FAILED]))
+        self._remove(self._claims.expire(settings.cancelled_retention_s, [Status.CANCELLED]))
+        if not settings.keep_case:
+            self._remove(self._claims.drop_cases())
+        self._claims.tidy()
 
     def _remove_orphans(self) -> None:
         old = self._blobs.older_than(self._settings.orphan_blob_s)

@@ -15,8 +15,8 @@ from inference_server.settings import Settings
 from inference_server.tasks.blobs import LocalBlobs
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
-from inference_server.tasks.housekeeping import PATIENCE_S, Housekeeper
-from inference_server.tasks.record import Holder, NewTask, Priority, Status, Task, new_uid
+from inference_server.tasks.housekeeping import BLOBS_EVERY_S, PATIENCE_S, Housekeeper
+from inference_server.tasks.record import Holder, NewTask, Priority, Problem, Status, Task, new_uid
 from inference_server.tasks.store import Store
 
 HOLDER = Holder("worker", 1)
@@ -48,23 +48,24 @@ class CountedTurns:
 class World:
     """A housekeeper with real records and files, and a clock that a test moves."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: Any) -> None:
         self.clock = Clock()
-        self.settings = Settings(data_dir=folder, max_attempts=2)
+        self.settings = Settings(**{"data_dir": folder, "max_attempts": 2, **settings})
         database = open_database(self.settings.database)
         self.store = Store(database, clock=self.clock)
         self.claims = Claims(database, max_attempts=2, clock=self.clock)
         self.blobs = LocalBlobs(folder / "blobs")
         self.turns = CountedTurns()
         self.served: list[Any] = [SimpleNamespace(manifest=Manifest(id="m"), digest="")]
-        models = SimpleNamespace(models=lambda: self.served)
+        self.needed: list[set[str]] = []
+        models = SimpleNamespace(models=lambda: self.served, prune=self.needed.append)
         self.keeper = Housekeeper(self.settings, self.claims, self.blobs, self.turns, models, self.clock)
 
-    def submit(self) -> Task:
+    def submit(self, digest: str = "") -> Task:
         staged = self.blobs.stage()
         staged.write_bytes(b"case")
         new = NewTask(
-            uid=new_uid(), model="m", version="1", digest="", queue="default", dialect="native",
+            uid=new_uid(), model="m", version="1", digest=digest, queue="default", dialect="native",
             case_blob=self.blobs.put(staged), case_size_bytes=4,
         )  # fmt: skip
         return self.store.add(new)[0]
@@ -139,16 +140,47 @@ def test_tasks_of_a_withdrawn_model_fail_but_not_at_its_first_absence(world: Wor
     assert "'m' is no longer served" in problem.message
 
 
-def test_case_and_result_go_after_their_time_and_the_bare_record_stays(world: World) -> None:
-    task = world.submit()
+def ended(world: World, status: Status) -> Task:
+    """Return a task that ended in a status, with its case and, if it finished, a result."""
+    uid = world.submit().uid
+    if status is Status.CANCELLED:
+        return world.store.cancel(uid)
     claim = world.claims.claim(["default"], HOLDER, 15)
     assert claim
-    assert world.claims.fail(claim, problem=SimpleNamespace(code="prediction", message="."), report={}, device_s=0)  # type: ignore[arg-type]
-    world.pass_by(world.settings.retention_s + 1)
+    if status is Status.FAILED:
+        assert world.claims.fail(claim, Problem("prediction", "."), {}, 0.0)
+    else:
+        blob = world.blobs.put(world.blobs.stage())
+        assert world.claims.finish(claim, blob=blob, size_bytes=0, report={}, device_s=0.0)
+    return world.store.get(uid)
+
+
+RETENTIONS = {Status.FINISHED: 100.0, Status.FAILED: 300.0, Status.CANCELLED: 200.0}
+
+
+def test_case_and_result_go_after_the_time_of_their_status_and_the_bare_record_stays(tmp_path: Path) -> None:
+    world = World(tmp_path, retention_s=100.0, failed_retention_s=300.0, cancelled_retention_s=200.0)
+    tasks = {status: ended(world, status) for status in RETENTIONS}
+    for passed_s in (99.0, 199.0, 299.0, 301.0):
+        world.clock.now = tasks[Status.FINISHED].ended_at or 0.0
+        world.pass_by(passed_s)
+        world.keeper.sweep()
+        kept = {status for status, task in tasks.items() if world.store.get(task.uid).status is not Status.EXPIRED}
+        assert kept == {status for status, limit_s in RETENTIONS.items() if passed_s < limit_s}
+        blobs = {key for status in kept for key in (tasks[status].case_blob, tasks[status].result_blob) if key}
+        assert set(world.blobs.older_than(-10)) == blobs
+
+
+@pytest.mark.parametrize("keep_case", [True, False])
+def test_the_case_of_a_finished_task_goes_at_once_where_it_is_not_kept(keep_case: bool, tmp_path: Path) -> None:
+    world = World(tmp_path, keep_case=keep_case)
+    tasks = [ended(world, status) for status in RETENTIONS]
     world.keeper.sweep()
-    assert world.store.get(task.uid).status is Status.EXPIRED
-    assert task.case_blob
-    assert task.case_blob not in world.blobs.older_than(-10)
+    kept = [world.store.get(task.uid).case_blob is not None for task in tasks]
+    assert kept == [keep_case, True, True]
+    blobs = {key for task in tasks for key in (task.case_blob, task.result_blob) if key}
+    gone = set() if keep_case else {tasks[0].case_blob}
+    assert set(world.blobs.older_than(-10)) == blobs - gone
 
 
 def test_a_file_without_a_record_goes_after_its_time_and_one_with_a_record_stays(world: World) -> None:
@@ -161,3 +193,19 @@ def test_a_file_without_a_record_goes_after_its_time_and_one_with_a_record_stays
     world.pass_by(601)
     world.keeper.sweep()
     assert world.blobs.older_than(-10) == [task.case_blob]
+
+
+def test_copies_of_models_are_kept_while_tasks_need_them(world: World) -> None:
+    tasks = [world.submit(digest) for digest in ("failed", "running", "waiting")]
+    claim = world.claims.claim(["default"], HOLDER, 15.0)
+    assert claim is not None
+    world.claims.fail(claim, Problem("internal", "No."), {}, 0.0)
+    assert world.claims.claim(["default"], HOLDER, 15.0)
+    assert statuses(world, tasks) == [Status.FAILED, Status.RUNNING, Status.QUEUED]
+    world.keeper.sweep()
+    assert world.needed == [{"running", "waiting"}]
+    world.keeper.sweep()
+    assert len(world.needed) == 1
+    world.pass_by(BLOBS_EVERY_S)
+    world.keeper.sweep()
+    assert len(world.needed) == 2
