@@ -3,57 +3,62 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from inference_server.errors import PredictionError
-from inference_server.imaging.volume import Geometry
 from inference_server.models.case import Case, Result, Segmentation
-from inference_server.models.labels import label_dtype, label_names, segmentation_of
+from inference_server.models.decision import Scores
+from inference_server.models.labels import label_dtype, segmentation_of
 from inference_server.models.manifest import Manifest
-from inference_server.models.restore import file_names
-from inference_server.models.sampling import Affine, make_sampler
-from inference_server.models.slabs import for_each_slab
+from inference_server.models.restore import restore_mean
+from inference_server.models.sampling import Affine
 
-SLAB_BYTES = 128 * 1024**2
-"""Size of the mean that is held at a time."""
-ROWS = 8
+SAME_PLACE_MM = 1e-6
 
 
-@dataclass(frozen=True, eq=False)
-class Chances:
-    """A member's probabilities: ``(classes, A, B, C)`` floating on the CPU, and the affine from an index to LPS mm."""
+class RunningMean:
+    """The mean of probabilities that come one after the other: one sum for all that lie on the same grid."""
 
-    values: torch.Tensor
-    affine: Affine
+    def __init__(self) -> None:
+        self._sums: list[Scores] = []
+        self._count = 0
 
+    def add(self, chances: torch.Tensor, affine: Affine) -> None:
+        """Add a member's probabilities.
 
-def mean_of_chances(chances: Sequence[Chances], case: Case, manifest: Manifest) -> Result:
-    """Average the members' probabilities on the contour grid and decide there.
+        Args:
+            chances: ``(classes, A, B, C)`` floating; may be overwritten.
+            affine: 4 x 4 from an index of them to LPS millimetres.
 
-    Where a member sees nothing it says background.
+        Raises:
+            PredictionError: there are more or fewer classes than before.
+        """
+        if self._sums and len(self._sums[0].values) != len(chances):
+            raise PredictionError("The members of the ensemble give different numbers of classes.")
+        self._count += 1
+        for number, known in enumerate(self._sums):
+            if known.values.shape == chances.shape and np.allclose(known.affine, affine, rtol=0, atol=SAME_PLACE_MM):
+                with torch.inference_mode():  # in which the members made them
+                    known.values.add_(chances)
+                self._sums[number] = replace(known, share=known.share + 1)
+                return
+        self._sums.append(Scores(chances.float(), affine))
 
-    Raises:
-        PredictionError: the members give different numbers of classes.
-    """
-    count = len(chances[0].values)
-    if any(len(member.values) != count for member in chances):
-        raise PredictionError("The members of the ensemble give different numbers of classes.")
-    shape = case.reference.geometry.refined(case.scaling_factor).shape
-    argmax = manifest.restore == "argmax"
-    labels = [np.empty(shape, label_dtype(count - 1))] if argmax else [np.empty(shape, bool) for _ in range(count)]
-    for rows, part in _slabs(case, count):
-        mean = _mean(chances, part, case, argmax=argmax)
-        if argmax:
-            labels[0][rows] = torch.from_numpy(mean).max(0).indices.numpy()
-        else:
-            for structure, values in zip(labels, mean, strict=True):
-                structure[rows] = values > manifest.threshold
-    return Result(_argmaxed(labels[0], count, case, manifest) if argmax else _structures(labels, case, manifest))
+    def restored(self, case: Case, manifest: Manifest) -> Result:
+        """Return what the mean on the contour grid decides. Where a member sees nothing it says background.
+
+        The sums are overwritten.
+        """
+        with torch.inference_mode():
+            sources = [
+                replace(known, values=known.values.div_(known.share), share=known.share / self._count)
+                for known in self._sums
+            ]
+        return Result(restore_mean(sources, case, manifest, None))
 
 
 def majority(results: Sequence[Result], case: Case, manifest: Manifest, names: Sequence[str]) -> Result:
@@ -82,57 +87,6 @@ def combine_classes(results: Sequence[Result], manifest: Manifest) -> Result:
         votes = Counter(max(one, key=lambda name: one[name]) for one in found)
         return Result(classifications={name: votes[name] / len(found) for name in manifest.classes})
     return Result(classifications={name: sum(one[name] for one in found) / len(found) for name in manifest.classes})
-
-
-def _slabs(case: Case, classes: int) -> Iterator[tuple[slice, Geometry]]:
-    """Cut the case's grid along z: which rows of the contour grid, and the part of the case's own grid they refine."""
-    geometry, factor = case.reference.geometry, case.scaling_factor
-    z, y, x = geometry.shape
-    plane_bytes = 4 * classes * y * x * factor[0] * factor[1] * factor[2]
-    step = max(1, SLAB_BYTES // plane_bytes)
-    for start in range(0, z, step):
-        stop = min(start + step, z)
-        a, b, c, _ = (float(value) for value in geometry.affine @ (0, 0, start, 1))
-        part = replace(geometry, shape=(stop - start, y, x), origin_mm=(a, b, c))
-        yield slice(start * factor[0], stop * factor[0]), part
-
-
-def _mean(chances: Sequence[Chances], part: Geometry, case: Case, *, argmax: bool) -> NDArray[np.float32]:
-    total = np.zeros((len(chances[0].values), *part.refined(case.scaling_factor).shape), np.float32)
-    for member in chances:
-        _add(total, member, part, case, argmax=argmax)
-    total /= len(chances)
-    return total
-
-
-def _add(total: NDArray[np.float32], member: Chances, part: Geometry, case: Case, *, argmax: bool) -> None:
-    values = member.values
-    sampler = make_sampler(
-        member.affine, (values.shape[1], values.shape[2], values.shape[3]), part, case.scaling_factor
-    )
-    views = [sampler.arrange(channel) for channel in total]
-
-    def add(rows: slice) -> None:
-        sampled, covered = sampler.sample(values, rows), sampler.covered(rows)
-        if covered is not None:
-            sampled = sampled * covered
-            sampled[0] += (~covered).float() if argmax else 0.0
-        for view, channel in zip(views, sampled, strict=True):
-            view[rows] += channel.numpy()
-
-    for_each_slab(add, sampler.shape[0], ROWS)
-
-
-def _argmaxed(labels: NDArray[np.generic], count: int, case: Case, manifest: Manifest) -> tuple[Segmentation, ...]:
-    return (segmentation_of(manifest.id, labels, case, label_names(manifest, range(1, count))),)
-
-
-def _structures(masks: Sequence[NDArray[np.bool_]], case: Case, manifest: Manifest) -> tuple[Segmentation, ...]:
-    named = zip(file_names(manifest, len(masks)).items(), masks, strict=True)
-    return tuple(
-        segmentation_of(name, mask * label_dtype(value).type(value), case, label_names(manifest, [value]))
-        for (value, name), mask in named
-    )
 
 
 def _vote(votes: Sequence[Segmentation], case: Case, name: str) -> Segmentation:

@@ -24,7 +24,7 @@ from inference_server.errors import (
 )
 from inference_server.models.cache import WarmCache
 from inference_server.models.case import Case, Report, Result
-from inference_server.models.combine import Chances, combine_classes, majority, mean_of_chances
+from inference_server.models.combine import RunningMean, combine_classes, majority
 from inference_server.models.device import describe_device, free_memory, memory_bytes, open_device
 from inference_server.models.ensembles import averages_scores
 from inference_server.models.hooks import NO_HOOKS, Hooks
@@ -148,10 +148,11 @@ class Engine:
         members, manifest = self._members(model), model.manifest
         parts = [clock.part(number, len(members)) for number in range(len(members))]
         if averages_scores(manifest):
-            found = [self._chances(member, case, part) for member, part in zip(members, parts, strict=True)]
+            mean = RunningMean()
+            precisions = [self._add(mean, member, case, part) for member, part in zip(members, parts, strict=True)]
             with clock.phase("restoring"):
-                result = mean_of_chances([chances for chances, _ in found], case, manifest)
-            return _of_members(result, members, [precision for _, precision in found])
+                result = mean.restored(case, manifest)
+            return _of_members(result, members, precisions)
         results = [self._ask(member, case, part) for member, part in zip(members, parts, strict=True)]
         with clock.phase("restoring"):
             classifies = manifest.kind == "classification"
@@ -159,11 +160,12 @@ class Engine:
             result = combine_classes(results, manifest) if classifies else majority(results, case, manifest, names)
         return _of_members(result, members, [one.report.precision for one in results])
 
-    def _chances(self, model: Model, case: Case, clock: _Clock) -> tuple[Chances, str]:
+    def _add(self, mean: RunningMean, model: Model, case: Case, clock: _Clock) -> str:
+        """Add a member's probabilities to a mean and return its precision."""
         runtime, prediction = self._predict(model, case, clock)
         with clock.phase("restoring"):
-            values = runtime.probabilities(prediction)
-        return Chances(values, prediction.prepared.affine), runtime.precision.value
+            mean.add(runtime.probabilities(prediction), prediction.prepared.affine)
+        return runtime.precision.value
 
     def _ready(self, model: Model, clock: _Clock) -> Runtime:
         runtime = self._warm.get(model)

@@ -3,40 +3,58 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from inference_server.errors import PredictionError
 from inference_server.models.bundle import Activation
 from inference_server.models.case import Case, Segmentation
+from inference_server.models.decision import BLOCK_VOXELS, Above, Highest, Rule, Scores, activated, decide
 from inference_server.models.labels import label_dtype, label_names, on_contour_grid, segmentation_of
 from inference_server.models.manifest import Manifest
+from inference_server.models.placement import Placement, blocks, make_placement
 from inference_server.models.runtimes.base import Prediction
-from inference_server.models.sampling import Affine, Sampler, Size, make_sampler
-from inference_server.models.slabs import SLAB_BYTES, for_each_slab, parts
+from inference_server.models.sampling import Affine
+from inference_server.models.slabs import SLAB_BYTES, for_each_slab
 
 
 def restore_scores(
     prediction: Prediction, manifest: Manifest, activation: Activation | None
 ) -> tuple[Segmentation, ...]:
-    """Interpolate class probabilities on the contour grid and decide there.
+    """Interpolate class probabilities on the contour grid and decide there, where the scores are.
 
     Voxels outside the network's field of view are background.
 
     Args:
-        prediction: its scores are overwritten.
+        prediction: not modified; its scores may be on any device.
         manifest: says how to decide and what the labels are called.
         activation: what makes probabilities of the scores.
     """
-    scores, case = prediction.scores, prediction.prepared.case
-    sampler = _sampler(prediction.prepared.affine, _size(scores), case)
+    scores = Scores(prediction.scores, prediction.prepared.affine)
+    return restore_mean([scores], prediction.prepared.case, manifest, activation)
+
+
+def restore_mean(
+    sources: Sequence[Scores], case: Case, manifest: Manifest, activation: Activation | None
+) -> tuple[Segmentation, ...]:
+    """Interpolate the probabilities of several sources on the contour grid and decide on their mean.
+
+    Args:
+        sources: with the same number of classes, on grids of their own; their shares add up to one.
+        case: not modified.
+        manifest: says how to decide and what the labels are called.
+        activation: what makes probabilities of the scores.
+    """
     if manifest.restore == "threshold":
-        activate(scores, activation)
-        return _structures(scores, sampler, case, manifest)
-    if not sampler.exact:  # where nothing is interpolated, scores and probabilities have the same maximum
-        activate(scores, activation)
-    return (_classes(scores, sampler, case, manifest),)
+        return tuple(_structures(sources, activation, case, manifest))
+    classes = len(sources[0].values)
+    labels = _decided(sources, Highest(activation), case, classes - 1)
+    return (segmentation_of(manifest.id, labels, case, label_names(manifest, range(1, classes))),)
 
 
 def restore_labels(labels: torch.Tensor, affine: Affine, case: Case, manifest: Manifest) -> tuple[Segmentation, ...]:
@@ -48,8 +66,10 @@ def restore_labels(labels: torch.Tensor, affine: Affine, case: Case, manifest: M
     """
     if not bool((labels == labels.round()).all()) or bool((labels < 0).any()):
         raise PredictionError("The model gave values that are no labels: whole numbers from 0 were expected.")
-    sampler = make_sampler(affine, _size(labels), case.reference.geometry)
-    maps = [on_contour_grid(_nearest(channel[None], sampler, case), case) for channel in labels]
+    _, first, second, last = labels.shape
+    geometry = case.reference.geometry
+    placement = make_placement(affine, (first, second, last), geometry, device=labels.device)
+    maps = [on_contour_grid(_nearest(channel, placement), case) for channel in labels]
     if len(maps) == 1:
         highest = max([*manifest.labels, int(maps[0].max(initial=0))])
         return (segmentation_of(manifest.id, maps[0], case, label_names(manifest, range(1, highest + 1))),)
@@ -60,63 +80,32 @@ def restore_labels(labels: torch.Tensor, affine: Affine, case: Case, manifest: M
     )
 
 
-def _classes(scores: torch.Tensor, sampler: Sampler, case: Case, manifest: Manifest) -> Segmentation:
-    classes = len(scores)
-    labels = np.empty(_contour_shape(case), label_dtype(classes - 1))
-    view = sampler.arrange(labels)
-    step, chunk = _steps(sampler.shape, classes)
-
-    def decide(rows: slice) -> None:
-        view[rows] = _keep_covered(_best_class(scores, sampler, rows, chunk), sampler, rows)
-
-    for_each_slab(decide, sampler.shape[0], step)
-    return segmentation_of(manifest.id, labels, case, label_names(manifest, range(1, classes)))
+def _structures(
+    sources: Sequence[Scores], activation: Activation | None, case: Case, manifest: Manifest
+) -> Iterator[Segmentation]:
+    for value, name in file_names(manifest, len(sources[0].values)).items():
+        channel = [replace(source, values=source.values[value - 1 : value]) for source in sources]
+        labels = _decided(channel, Above(manifest.threshold, activation, value), case, value)
+        yield segmentation_of(name, labels, case, label_names(manifest, [value]))
 
 
-def _best_class(scores: torch.Tensor, sampler: Sampler, rows: slice, chunk: int) -> torch.Tensor:
-    """Return the class with the highest value, the first of equals, by a running maximum."""
-    kind = torch.uint8 if len(scores) <= 256 else torch.int16
-    best = torch.empty(0)
-    label = torch.empty(0, dtype=kind)
-    for part in parts(len(scores), chunk):
-        for value, values in enumerate(sampler.sample(scores[part], rows), part.start):
-            if value == 0:
-                best, label = values, torch.zeros(values.shape, dtype=kind)
-                continue
-            label = torch.where(values > best, torch.tensor(value, dtype=kind), label)
-            best = torch.maximum(best, values)
-    return label
+def _decided(sources: Sequence[Scores], rule: Rule, case: Case, highest: int) -> NDArray[Any]:
+    return decide(sources, case.reference.geometry, case.scaling_factor, rule, label_dtype(highest))
 
 
-def _structures(scores: torch.Tensor, sampler: Sampler, case: Case, manifest: Manifest) -> tuple[Segmentation, ...]:
-    names = file_names(manifest, len(scores))
-    return tuple(_structure(scores, value, name, sampler, case, manifest) for value, name in names.items())
-
-
-def _structure(
-    scores: torch.Tensor, value: int, name: str, sampler: Sampler, case: Case, manifest: Manifest
-) -> Segmentation:
-    channel = scores[value - 1 : value]
-    labels = np.empty(_contour_shape(case), label_dtype(value))
-    view = sampler.arrange(labels)
-
-    def decide(rows: slice) -> None:
-        above = sampler.sample(channel, rows)[0] > manifest.threshold
-        view[rows] = _keep_covered(above, sampler, rows) * labels.dtype.type(value)
-
-    for_each_slab(decide, sampler.shape[0], _steps(sampler.shape, 1)[0])
-    return segmentation_of(name, labels, case, label_names(manifest, [value]))
-
-
-def _nearest(channel: torch.Tensor, sampler: Sampler, case: Case) -> np.ndarray:
+def _nearest(channel: torch.Tensor, placement: Placement) -> NDArray[np.int32]:
     """Return the label nearest to each voxel of the case; exact for labels that already lie on its grid."""
-    labels = np.empty(case.reference.geometry.shape, np.int32)
-    view = sampler.arrange(labels)
+    labels = np.empty(placement.shape, np.int32)
+    cut = list(blocks(placement.shape, BLOCK_VOXELS))
+    source = placement.view(channel)
 
-    def pick(rows: slice) -> None:
-        view[rows] = _keep_covered(sampler.nearest(channel, rows)[0], sampler, rows)
+    def pick(some: slice) -> None:
+        for block in cut[some]:
+            part = placement.part(block)
+            found = part.nearest(source[part.box])
+            labels[block] = (found if part.covered is None else found * part.covered).cpu().numpy()
 
-    for_each_slab(pick, sampler.shape[0], _steps(sampler.shape, 1)[0])
+    for_each_slab(pick, len(cut), 1)
     return labels
 
 
@@ -126,15 +115,10 @@ def activate(scores: torch.Tensor, activation: Activation | None) -> None:
         return
 
     def activate(rows: slice) -> None:
-        block = scores[:, rows]
-        scores[:, rows] = block.float().softmax(0) if activation == "softmax" else block.sigmoid()
+        scores[:, rows] = activated(scores[:, rows].float(), activation, dim=0)
 
-    for_each_slab(activate, scores.shape[1], _steps(_size(scores), 1)[0])
-
-
-def _keep_covered(labels: torch.Tensor, sampler: Sampler, rows: slice) -> np.ndarray:
-    covered = sampler.covered(rows)
-    return (labels if covered is None else labels * covered).numpy()
+    row_bytes = 4 * scores.shape[2] * scores.shape[3]
+    for_each_slab(activate, scores.shape[1], max(1, SLAB_BYTES // row_bytes))
 
 
 def file_names(manifest: Manifest, structures: int) -> dict[int, str]:
@@ -145,22 +129,3 @@ def file_names(manifest: Manifest, structures: int) -> dict[int, str]:
         taken = {other.lower() for other in found.values()}
         found[value] = f"{name}_{value}" if name.lower() in taken else name
     return found
-
-
-def _sampler(affine: Affine, size: Size, case: Case) -> Sampler:
-    return make_sampler(affine, size, case.reference.geometry, case.scaling_factor)
-
-
-def _size(scores: torch.Tensor) -> Size:
-    return scores.shape[1], scores.shape[2], scores.shape[3]
-
-
-def _contour_shape(case: Case) -> Size:
-    return case.reference.geometry.refined(case.scaling_factor).shape
-
-
-def _steps(shape: Size, classes: int) -> tuple[int, int]:
-    """Return how many rows and how many classes are worked on at a time."""
-    row_bytes = 4 * shape[1] * shape[2]
-    chunk = min(classes, max(1, SLAB_BYTES // row_bytes))
-    return max(1, SLAB_BYTES // (row_bytes * chunk)), chunk

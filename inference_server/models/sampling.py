@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference_server.imaging.volume import Geometry, ScalingFactor
 from inference_server.models.slabs import SLAB_BYTES, for_each_slab
 
 Affine = NDArray[np.float64]
@@ -22,8 +20,6 @@ ALIGNED_VOXELS = 1e-2
 SNAP_VOXELS = 1e-4
 MATRIX_VOXELS = 128
 """Up to this length a product with a matrix is faster along the last axis than picking neighbours."""
-BORDER_VOXELS = 0.51
-"""A voxel lies outside the source when its centre is farther than this from the outermost source centres."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +51,16 @@ class Axis:
     def __len__(self) -> int:
         return len(self.lower)
 
-    def __getitem__(self, part: slice) -> Axis:
+    def __getitem__(self, part: slice | torch.Tensor) -> Axis:
         return Axis(self.size, self.lower[part], self.upper[part], self.weight[part])
+
+    def on(self, device: torch.device) -> Axis:
+        """Return the same on a device."""
+        return Axis(self.size, self.lower.to(device), self.upper.to(device), self.weight.to(device))
+
+    def counted_from(self, voxel: int) -> Axis:
+        """Return the same with source voxels counted from one of them."""
+        return Axis(self.size, self.lower - voxel, self.upper - voxel, self.weight)
 
     @cached_property
     def whole(self) -> bool:
@@ -141,137 +145,6 @@ def _lerp(source: torch.Tensor, axis: Axis, *, dim: int) -> torch.Tensor:
     return torch.lerp(lower, source.index_select(dim, axis.upper).float(), weight)
 
 
-class Sampler(Protocol):
-    """Samples a source grid at the voxel centres of an output grid, walking the latter in its own order."""
-
-    shape: Size
-    exact: bool
-    """Whether the samples are the source's own values."""
-
-    def sample(self, source: torch.Tensor, rows: slice) -> torch.Tensor:
-        """Return ``(C, rows, shape[1], shape[2])`` float32 of a source ``(C, A, B, C)``, interpolated linearly."""
-
-    def nearest(self, source: torch.Tensor, rows: slice) -> torch.Tensor:
-        """Return the source's values nearest to the samples."""
-
-    def covered(self, rows: slice) -> torch.Tensor | None:
-        """Return which voxels lie in the source, broadcastable to (rows, shape[1], shape[2]); None: all of them."""
-
-    def arrange(self, output: NDArray[Any]) -> NDArray[Any]:
-        """Return a view of an output array (z, y, x) in this sampler's order."""
-
-
-def make_sampler(source: Affine, source_size: Size, grid: Geometry, factor: ScalingFactor = (1, 1, 1)) -> Sampler:
-    """Return the sampler of a grid, refined into its contour grid by `factor` (z, y, x).
-
-    Sample positions are clamped to the source's outermost voxel centres. A voxel is covered when the centre of
-    the unrefined voxel that it is part of lies within the source's edges.
-
-    Args:
-        source: 4 x 4 from an index of the source to LPS millimetres.
-        source_size: shape of the source, in the order of the affine's index.
-        grid: the output grid before refinement.
-        factor: how many parts each voxel is split into.
-    """
-    inverse = np.linalg.inv(source)
-    grids = _Grids(source_size, grid.shape, factor, inverse @ grid.refined(factor).affine, inverse @ grid.affine)
-    order = parallel_axes(grids.coarse, grid.shape[::-1])
-    return ObliqueSampler(grids) if order is None else AlignedSampler(grids, order)
-
-
-@dataclass(frozen=True, eq=False)
-class _Grids:
-    """A source and an output grid; `fine` and `coarse` lead from the refined and the unrefined output to the source."""
-
-    source_size: Size
-    shape: Size
-    factor: ScalingFactor
-    fine: Affine
-    coarse: Affine
-
-
-class AlignedSampler:
-    """Samples for grids whose axes are parallel: one axis after the other, in the order and direction of the source."""
-
-    def __init__(self, grids: _Grids, order: Size) -> None:
-        self._order = order
-        self._steps = tuple(int(np.sign(grids.coarse[axis, output])) for axis, output in enumerate(order))
-        axes, inside = [], []
-        for axis, (output, step) in enumerate(zip(order, self._steps, strict=True)):
-            size, count, split = grids.source_size[axis], grids.shape[2 - output], grids.factor[2 - output]
-            axes.append(Axis.at(_line(grids.fine, axis, output, count * split)[::step], size))
-            within = _within(_line(grids.coarse, axis, output, count), size)[::step]
-            inside.append(torch.from_numpy(np.repeat(within, split)))
-        self._axes: Axes = (axes[0], axes[1], axes[2])
-        self._inside = inside
-        self.shape: Size = (len(axes[0]), len(axes[1]), len(axes[2]))
-        self.exact = all(axis.whole for axis in axes)
-
-    def sample(self, source: torch.Tensor, rows: slice) -> torch.Tensor:
-        return interpolate(source, self._axes, rows=rows)
-
-    def nearest(self, source: torch.Tensor, rows: slice) -> torch.Tensor:
-        first, second, last = self._axes
-        block = source.index_select(1, first.nearest[rows])
-        return block.index_select(2, second.nearest).index_select(3, last.nearest)
-
-    def covered(self, rows: slice) -> torch.Tensor | None:
-        first, second, last = self._inside[0][rows], self._inside[1], self._inside[2]
-        if first.all() and second.all() and last.all():
-            return None
-        return first[:, None, None] & second[:, None] & last
-
-    def arrange(self, output: NDArray[Any]) -> NDArray[Any]:
-        first, second, third = self._steps
-        return output.transpose(2, 1, 0).transpose(self._order)[::first, ::second, ::third]
-
-
-class ObliqueSampler:
-    """Samples for grids at any angle: trilinear, walking in the order of the output (z, y, x)."""
-
-    exact = False
-
-    def __init__(self, grids: _Grids) -> None:
-        self._size = torch.tensor(grids.source_size, dtype=torch.float64)
-        self._fine, self._coarse = torch.from_numpy(grids.fine), torch.from_numpy(grids.coarse)
-        self._factor = grids.factor
-        z, y, x = (count * split for count, split in zip(grids.shape, grids.factor, strict=True))
-        self.shape: Size = (z, y, x)
-
-    def sample(self, source: torch.Tensor, rows: slice) -> torch.Tensor:
-        return self._grid_sample(source, rows, "bilinear")
-
-    def nearest(self, source: torch.Tensor, rows: slice) -> torch.Tensor:
-        return self._grid_sample(source, rows, "nearest")
-
-    def covered(self, rows: slice) -> torch.Tensor | None:
-        lines = zip(self._indices(rows), self._factor, strict=True)
-        parts = [torch.div(line, split, rounding_mode="floor") for line, split in lines]
-        positions = self._positions(self._coarse, parts)
-        low, high = -BORDER_VOXELS, self._size - 1 + BORDER_VOXELS
-        return ((positions >= low) & (positions <= high)).all(-1)
-
-    def arrange(self, output: NDArray[Any]) -> NDArray[Any]:
-        return output
-
-    def _grid_sample(self, source: torch.Tensor, rows: slice, mode: str) -> torch.Tensor:
-        positions = self._positions(self._fine, self._indices(rows))
-        grid = ((2 * positions + 1) / self._size - 1).flip(-1).float()[None]
-        sampled = torch.nn.functional.grid_sample(
-            source[None].float(), grid, mode=mode, padding_mode="border", align_corners=False
-        )
-        return sampled[0]
-
-    def _indices(self, rows: slice) -> list[torch.Tensor]:
-        z, y, x = (torch.arange(count, dtype=torch.float64) for count in self.shape)
-        return [z[rows], y, x]
-
-    @staticmethod
-    def _positions(matrix: torch.Tensor, lines: list[torch.Tensor]) -> torch.Tensor:
-        z, y, x = torch.meshgrid(*lines, indexing="ij")
-        return torch.stack([x, y, z], -1) @ matrix[:3, :3].T + matrix[:3, 3]
-
-
 def parallel_axes(matrix: Affine, size: Sequence[int]) -> Size | None:
     """Return for each source axis the output axis along it, or None where the axes are not parallel."""
     drift = np.abs(matrix[:3, :3]) * np.asarray(size)
@@ -280,13 +153,3 @@ def parallel_axes(matrix: Affine, size: Sequence[int]) -> Size | None:
     if sorted(order) != [0, 1, 2] or drift.sum(axis=1).max() > ALIGNED_VOXELS:
         return None
     return int(order[0]), int(order[1]), int(order[2])
-
-
-def _line(matrix: Affine, axis: int, output: int, count: int) -> NDArray[np.float64]:
-    positions: NDArray[np.float64] = matrix[axis, output] * np.arange(count) + matrix[axis, 3]
-    return positions
-
-
-def _within(positions: NDArray[np.float64], size: int) -> NDArray[np.bool_]:
-    inside: NDArray[np.bool_] = (positions >= -BORDER_VOXELS) & (positions <= size - 1 + BORDER_VOXELS)
-    return inside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,12 +30,14 @@ from bundles import (
 from pictures import expected_quarters, quarter_picture, write_quarters
 from plain_models import write_plain
 
-from inference_server.errors import Cancelled
+from inference_server.errors import Cancelled, PredictionError
 from inference_server.imaging.volume import Geometry, Volume
-from inference_server.models import combine
+from inference_server.models import decision
 from inference_server.models.case import Case, Result
+from inference_server.models.combine import RunningMean
 from inference_server.models.engine import Engine
 from inference_server.models.hooks import NO_HOOKS, Hooks
+from inference_server.models.manifest import parse_manifest
 from inference_server.models.registry import Registry
 
 SPACING = {"_target_": "Spacingd", "keys": "image", "pixdim": [1.2, 1.3, 1.4], "mode": "bilinear"}
@@ -93,8 +96,8 @@ def test_the_mean_of_probabilities_decides_every_voxel(grid: str, tmp_path: Path
 def test_members_of_one_mind_answer_as_each_of_them(
     grid: str, post: tuple[dict[str, Any], ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Resampled, on a finer contour grid, and in slabs of a few planes."""
-    monkeypatch.setattr(combine, "SLAB_BYTES", 40_000)
+    """Resampled, on a finer contour grid, and in small blocks."""
+    monkeypatch.setattr(decision, "BLOCK_VOXELS", 200)
     generator = torch.Generator().manual_seed(0)
     state = {"weight": torch.randn(3, 1, 3, 3, 3, generator=generator), "bias": torch.zeros(3)}
     classes = {"0": "x", "1": "y", "2": "z"}
@@ -110,6 +113,40 @@ def test_members_of_one_mind_answer_as_each_of_them(
         assert np.count_nonzero(other.labels.array) > 0
         assert np.mean(one.labels.array == other.labels.array) > 0.9999
         assert (one.labels.geometry, one.names) == (other.labels.geometry, other.names)
+
+
+def test_scores_of_members_on_one_grid_are_held_once() -> None:
+    """Four members of 16 MB each, two grids: two sums, and the member at hand."""
+    geometry, other = Geometry((64, 64, 64)), Geometry((64, 64, 64), origin_mm=(0.5, 0.0, 0.0))
+    chances = torch.zeros(16, 64, 64, 64)
+    mean, held = RunningMean(), []
+    for member, grid in enumerate((geometry, other, geometry, geometry)):
+        scores = chances.clone()
+        scores[member] = 1.0
+        held.append(weakref.ref(scores))
+        mean.add(scores, grid.affine)
+        del scores
+    assert [reference() is not None for reference in held] == [True, True, False, False]
+    case = Case({"image": Volume(np.zeros(geometry.shape, np.float32), geometry)}, scaling_factor=(1, 1, 2))
+    [found] = mean.restored(case, parse_manifest({"id": "m"})).segmentations
+    assert not found.labels.array[1:, 1:, 2:].any()  # a tie of 0, 2 and 3, which have the share 1/4 each
+    with pytest.raises(PredictionError, match="different numbers of classes"):
+        mean.add(chances[1:], geometry.affine)
+
+
+def test_members_count_alike_whichever_grid_they_are_on() -> None:
+    """Two of one grid say 2 with 0.6; one that lies half a voxel further says 1 with 1.0: 1.2 against 1.8."""
+    geometry, other = Geometry((4, 4, 4)), Geometry((4, 4, 4), origin_mm=(0.5, 0.0, 0.0))
+    case = Case({"image": Volume(np.zeros(geometry.shape, np.float32), geometry)})
+    chances = torch.tensor([0.0, 0.4, 0.6]).view(3, 1, 1, 1).expand(3, 4, 4, 4)
+    sure = torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1, 1).expand(3, 4, 4, 4)
+    for others, expected in ((1, 1), (4, 1), (7, 2)):  # 0.4n + 1 against 0.6n
+        mean = RunningMean()
+        for _ in range(others):
+            mean.add(chances.clone(), geometry.affine)
+        mean.add(sure.clone(), other.affine)
+        [found] = mean.restored(case, parse_manifest({"id": "m"})).segmentations
+        np.testing.assert_array_equal(found.labels.array[:, :, 1:], expected)
 
 
 def test_where_a_member_sees_nothing_it_says_background(tmp_path: Path) -> None:
