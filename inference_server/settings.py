@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     wait_limit_s: float = Field(60.0, gt=0, description="longest wait of a request for a change (`?wait=`)")
     worker_children: int = Field(2, ge=1, description="child processes of a worker")
     child_memory_bytes: int = Field(
-        0, ge=0, description="memory above which a worker child ends its task; 0: its part of the machine's memory"
+        0, ge=0, description="memory above which a worker child ends its task; 0: nine tenths of the machine's"
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     cpu_threads: int = Field(0, ge=0, description="threads a model computes with on a CPU; 0: all cores")

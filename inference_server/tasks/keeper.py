@@ -10,18 +10,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
-from inference_server.errors import StoreUnavailable, TimedOut
+from inference_server.errors import OutOfMemory, StoreUnavailable, TimedOut
+from inference_server.imaging.sizes import size_text
 from inference_server.settings import Settings
+from inference_server.tasks import footprint
 from inference_server.tasks.record import Claim, Phase, Problem
 
 log = logging.getLogger(__name__)
 
 NEWS_S = 0.25
 """Shortest time between two writes of one task's phase and progress."""
+
+LOOK_S = 0.5
+"""How often the memory of the process is looked at."""
 
 RETRY_S = 0.5
 """Pause before the records are asked again after they could not be reached."""
@@ -77,7 +83,8 @@ class Keeper:
 
     When the claim is gone (cancelled, deleted, over its time limit, taken over after an outage) `cancelled()` becomes
     true; a task that has not ended `cancel_grace_s` later ends with its process. A process that hangs with Python's
-    global lock held is ended from C, one lease after the last beat.
+    global lock held is ended from C, one lease after the last beat. One that takes more memory than its budget ends at
+    once, and its task fails: tried again, it would do the same.
 
     Args:
         claims: where the claim is renewed.
@@ -103,6 +110,8 @@ class Keeper:
         self._lease_until = began + settings.lease_s
         self._next_beat = began + settings.beat_s
         self._limit_at = began + (claim.task.time_limit_s or settings.task_time_limit_s)
+        self._budget_bytes = footprint.budget_bytes(settings)
+        self._next_look = began
         self._not_before = began
 
     def __enter__(self) -> Keeper:
@@ -154,8 +163,13 @@ class Keeper:
             self._condition.notify()
 
     def _run(self) -> None:
-        while self._wait_for_beat():
+        while self._wait_until_due():
             self._arm(self._settings.lease_s)
+            if self._is_too_large():
+                self._end_too_large()
+                return
+            if time.monotonic() < self._beat_at():
+                continue
             with self._writing:
                 is_held = self._beat()
             if not is_held:
@@ -163,14 +177,14 @@ class Keeper:
                 self._end_after_grace()
                 return
 
-    def _wait_for_beat(self) -> bool:
+    def _wait_until_due(self) -> bool:
         """Sleep until something is due; return False if the task is over."""
         with self._condition:
-            while not self._stopped and (pause_s := self._due_at() - time.monotonic()) > 0:
+            while not self._stopped and (pause_s := min(self._beat_at(), self._next_look) - time.monotonic()) > 0:
                 self._condition.wait(pause_s)
             return not self._stopped
 
-    def _due_at(self) -> float:
+    def _beat_at(self) -> float:
         news_at = self._beaten + NEWS_S if self._news else self._next_beat
         return max(self._not_before, min(self._next_beat, news_at, self._limit_at))
 
@@ -215,6 +229,21 @@ class Keeper:
         limit_s = self._limit_at - self._began
         log.warning("time limit reached", extra={"task": self._claim.task.uid, "limit_s": round(limit_s, 3)})
         self._claims.fail(self._claim, Problem(TimedOut.code, TimedOut().message), {}, time.monotonic() - self._began)
+
+    def _is_too_large(self) -> bool:
+        if time.monotonic() < self._next_look:
+            return False
+        too_large = footprint.exceeds(self._budget_bytes)
+        self._next_look = time.monotonic() + LOOK_S
+        return too_large
+
+    def _end_too_large(self) -> None:
+        limit = size_text(self._budget_bytes)
+        log.error("memory budget exceeded; ending the process", extra={"task": self._claim.task.uid, "limit": limit})
+        sentence = f"The computation took more than the {limit} of memory that the server gives it. Crop the image."
+        with suppress(StoreUnavailable):
+            self._claims.fail(self._claim, Problem(OutOfMemory.code, sentence), {}, time.monotonic() - self._began)
+        self._kill()
 
     def _outlast(self, news: _News) -> bool:
         """Try again soon while the lease may still run; afterwards somebody else may have the task."""

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from inference_server.tasks.worker import run_worker
 
 BEHAVIOURS = (
     "threshold", "wait", "ignore", "hold_gil", "die", "fail", "exhaust", "spawn", "fork",
+    "gorge", "gorge_elsewhere", "litter",
 )  # fmt: skip
 MANIFEST = parse_manifest(
     {
@@ -36,6 +38,8 @@ MANIFEST = parse_manifest(
 )
 MODEL = Model(MANIFEST, Path(), "digest")
 FOREVER_S = 600.0
+GORGE = "import time; food = [(bytearray(8 * 2**20), time.sleep(0.02)) for _ in range(400)]"
+"""Takes 3 GiB in 8 s or so."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,22 @@ class StandIn:
     def fork(self, hooks: Hooks) -> None:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             assert pool.apply(abs, (-3,)) == 3
+
+    def gorge(self, hooks: Hooks) -> None:
+        food = []
+        for _ in range(400):
+            food.append(bytearray(8 * 2**20))
+            time.sleep(0.02)
+
+    def gorge_elsewhere(self, hooks: Hooks) -> None:
+        subprocess.run([sys.executable, "-c", GORGE], check=False)
+
+    def litter(self, hooks: Hooks) -> None:
+        litter = Path(tempfile.mkdtemp()) / "of a patient"
+        litter.write_text("DOE^JANE")
+        (self._folder / "litter").write_text(str(litter))
+        subprocess.run(["mktemp"], check=True, stdout=subprocess.PIPE)
+        self.die(hooks)
 
 
 def announce(name: str) -> None:

@@ -239,3 +239,28 @@ def test_a_worker_whose_engine_cannot_be_opened_stops_and_says_why(other: Server
     worker = start(INFERENCE_SERVER_DEVICE="missing")
     assert worker.wait() == os.EX_CONFIG
     assert "There is no device 'missing'" in worker.log
+
+
+@pytest.mark.parametrize("do", ["gorge", "gorge_elsewhere"])
+def test_a_task_that_takes_too_much_memory_fails_for_that_and_is_not_tried_again(
+    do: str, tmp_path: Path, redis: Redis
+) -> None:
+    server = Server(settings_for(tmp_path, redis.url, child_memory_bytes=700 * 2**20))
+    worker = Worker(server, tmp_path / "worker.log")
+    children = worker.children()
+    try:
+        task = server.ended(server.submit(do))
+        assert task.problem is not None
+        assert (task.problem.code, task.attempts) == ("out_of_memory", 0)
+        until(lambda: len(worker.children()) == 2 and worker.children() != children)
+        assert server.ended(server.submit()).status is Status.FINISHED
+        assert server.texts(task.uid).count("A worker started.") == 1
+    finally:
+        worker.close()
+
+
+def test_children_die_before_anything_else_when_the_machine_runs_out_of_memory(server: Server, worker: Worker) -> None:
+    scores = {int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in worker.children()}
+    parent = int(Path(f"/proc/{worker.process.pid}/oom_score_adj").read_text())
+    assert scores == {500}
+    assert parent < 500

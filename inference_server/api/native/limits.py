@@ -11,9 +11,7 @@ class LimitRecord(BaseModel):
     upload_limit_bytes: int = Field(description="largest request body; `too_large`")
     image_limit_bytes: int = Field(description="largest array that one image may declare; `too_large`")
     unpacked_limit_bytes: int = Field(description="largest sum of a zip's members, unpacked; `too_large`")
-    labels_limit_bytes: int = Field(
-        description="largest label array on the contour grid; `too_large`"
-    )
+    labels_limit_bytes: int = Field(description="largest label array on the contour grid; `too_large`")
     member_limit: int = Field(description="most members of a zip; `too_large`")
     disk_low_bytes: int = Field(description="free disk space below which nothing is taken; `storage_full`")
     queue_limit: int = Field(description="most tasks that may wait; `queue_full`")
@@ -25,7 +23,7 @@ class LimitRecord(BaseModel):
     task_time_limit_s: float = Field(description="longest computation, unless the model says otherwise; `timed_out`")
     max_attempts: int = Field(description="how often a task is tried when its worker dies; `worker_lost`")
     child_memory_bytes: int = Field(
-        description="most memory of a computation; 0: its part of the worker machine's memory; `out_of_memory`"
+        description="most memory of a computation; 0: nine tenths of the worker's machine; `out_of_memory`"
     )
     retention_s: float = Field(description="how long case and result are kept after a task finished; `result_gone`")
     failed_retention_s: float = Field(description="how long the case of a failed task is kept")

@@ -11,6 +11,7 @@ from records import HOLDER
 
 from inference_server.errors import StoreUnavailable
 from inference_server.settings import Settings
+from inference_server.tasks import keeper as keeper_module
 from inference_server.tasks.keeper import NEWS_S, Keeper
 from inference_server.tasks.record import Claim, Phase, Priority, Problem, Status, Task
 
@@ -229,3 +230,28 @@ def test_lines_before_the_time_limit_are_not_lost(claims: Renewals) -> None:
         until(keeper.cancelled)
     assert [events for *_, events in claims.news] == [(("info", "one"),)]
     assert [problem.code for problem in claims.problems] == ["timed_out"]
+
+
+def test_a_task_above_the_memory_budget_fails_and_ends_with_its_process_at_once(claims: Renewals) -> None:
+    killed = threading.Event()
+    limits = settings(beat_s=60.0, lease_s=300.0, cancel_grace_s=60.0, child_memory_bytes=2**20)
+    with Keeper(claims, claim(), limits, kill=killed.set):
+        assert killed.wait(LIMIT_S)
+    assert [problem.code for problem in claims.problems] == ["out_of_memory"]
+    assert "1 MiB of memory" in claims.problems[0].message
+
+
+def test_a_process_above_its_memory_budget_ends_although_the_records_are_away(claims: Renewals) -> None:
+    killed = threading.Event()
+    claims.reachable = False
+    with Keeper(claims, claim(), settings(child_memory_bytes=2**20), kill=killed.set):
+        assert killed.wait(LIMIT_S)
+
+
+def test_looking_at_the_memory_renews_nothing(claims: Renewals, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(keeper_module, "LOOK_S", 0.001)
+    monkeypatch.setattr(keeper_module.footprint, "exceeds", lambda limit_bytes: bool(looks.append(limit_bytes)))
+    with Keeper(claims, claim(), settings(beat_s=60.0, lease_s=300.0)):
+        until(lambda: len(looks) >= 5)
+    assert claims.beats == []

@@ -1,0 +1,66 @@
+"""How much memory this process and everything it started take, held against a budget."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from inference_server.settings import Settings
+
+PART = 0.9
+"""Of the machine's memory, where no budget is set: what is left is the kernel's and the other processes'."""
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_PSS_KB = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
+
+
+def budget_bytes(settings: Settings) -> int:
+    """Return how much memory a worker's child may take: as set, else nine tenths of the machine's or container's."""
+    return settings.child_memory_bytes or int(PART * machine_bytes())
+
+
+def machine_bytes() -> int:
+    """Return the memory of this machine, or of the container that this process runs in."""
+    limits = [int(text) for path in _CGROUPS if (text := _read(path).strip()).isdigit()]
+    return min([int(psutil.virtual_memory().total), *limits])
+
+
+def exceeds(limit_bytes: int) -> bool:
+    """Whether this process and all that it started take more than `limit_bytes`.
+
+    What they share counts once. That is told exactly, which takes some milliseconds for a large process, only if the
+    quick sum, which counts it once for each of them, is above the limit.
+    """
+    pids = ["self", *_descendants("self")]
+    if sum(map(_resident_bytes, pids)) <= limit_bytes:
+        return False
+    return sum(map(_own_part_bytes, pids)) > limit_bytes
+
+
+def _descendants(pid: str) -> Iterator[str]:
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in _read(thread).split():
+            yield child
+            yield from _descendants(child)
+
+
+def _resident_bytes(pid: str) -> int:
+    pages = _read(Path(f"/proc/{pid}/statm")).split()
+    return int(pages[1]) * _PAGE_BYTES if pages else 0
+
+
+def _own_part_bytes(pid: str) -> int:
+    found = _PSS_KB.search(_read(Path(f"/proc/{pid}/smaps_rollup")))
+    return int(found[1]) * 1024 if found else _resident_bytes(pid)
+
+
+def _read(path: Path) -> str:
+    """Return a file of the kernel, or nothing: its process may have ended, or the kernel may not have it."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

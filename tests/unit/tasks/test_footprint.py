@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from inference_server.settings import MIB, Settings
+from inference_server.tasks import footprint
+
+EATER = "import sys; food = bytearray({}); print(flush=True); sys.stdin.read()"
+FORKED_EATER = (
+    "import os, sys; food = bytearray({}); [os.fork() for _ in range(2)]; print(flush=True); sys.stdin.read()"
+)
+
+
+def _own_bytes() -> int:
+    return psutil.Process().memory_info().rss
+
+
+@pytest.fixture
+def eater(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A process of ours that takes 256 MiB."""
+    code = request.param.format(256 * MIB)
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
+    process.stdout.readline()
+    yield
+    process.communicate()
+
+
+def test_a_process_is_held_against_its_budget() -> None:
+    assert footprint.exceeds(MIB)
+    assert not footprint.exceeds(2 * _own_bytes())
+
+
+@pytest.mark.parametrize("eater", [EATER], indirect=True)
+def test_what_it_started_counts_too(eater: None) -> None:
+    assert footprint.exceeds(_own_bytes() + 128 * MIB)
+    assert not footprint.exceeds(_own_bytes() + 384 * MIB)
+
+
+@pytest.mark.parametrize("eater", [FORKED_EATER], indirect=True)
+def test_what_forked_processes_share_counts_once(eater: None) -> None:
+    assert footprint.exceeds(_own_bytes() + 128 * MIB)
+    assert not footprint.exceeds(_own_bytes() + 384 * MIB)
+
+
+def test_the_budget_is_the_one_that_was_set_or_nine_tenths_of_the_machine() -> None:
+    assert footprint.budget_bytes(Settings(child_memory_bytes=7)) == 7
+    assert footprint.budget_bytes(Settings()) == int(0.9 * footprint.machine_bytes())
+
+
+def test_a_container_has_the_memory_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    total = psutil.virtual_memory().total
+    monkeypatch.setattr(footprint, "_CGROUPS", (tmp_path / "none", tmp_path / "max"))
+    assert footprint.machine_bytes() == total
+    (tmp_path / "max").write_text("max\n")
+    assert footprint.machine_bytes() == total
+    (tmp_path / "max").write_text("1048576\n")
+    assert footprint.machine_bytes() == MIB
