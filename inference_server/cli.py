@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from inference_server.commands import client, doctor, models, serve
+from inference_server.commands import audit, certs, client, doctor, models, serve, tokens
 from inference_server.errors import InferenceServerError
 
 app = typer.Typer(
@@ -18,12 +18,22 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-SERVER = (serve.up, serve.api, serve.worker, serve.housekeeping, serve.settings, doctor.doctor)
+SERVER = (
+    serve.up,
+    serve.api,
+    serve.worker,
+    serve.housekeeping,
+    serve.settings,
+    doctor.doctor,
+    audit.audit,
+    certs.certs,
+)
 CLIENT = (client.submit, client.status, client.fetch, client.cancel, client.retry, client.delete, client.tasks)
 COMMANDS: tuple[Callable[..., None], ...] = (*SERVER, *CLIENT)
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(models.app, name="models")
+app.add_typer(tokens.app, name="tokens")
 
 
 def main() -> None:

@@ -119,6 +119,16 @@ class Settings(BaseSettings):
         return tuple(Path(part.strip()) for part in self.models_dirs.split(",") if part.strip())
 
     @property
+    def certificate(self) -> Path:
+        """PEM file of the certificate of HTTPS."""
+        return self.tls_certificate or self.data_dir.absolute() / "tls" / "certificate.pem"
+
+    @property
+    def certificate_key(self) -> Path:
+        """PEM file of its key."""
+        return self.tls_key or self.data_dir.absolute() / "tls" / "key.pem"
+
+    @property
     def opened(self) -> tuple[str, ...]:
         """The dialects that take clients without a token."""
         return tuple(part.strip() for part in self.open.split(",") if part.strip())

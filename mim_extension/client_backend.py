@@ -19,11 +19,13 @@ from .server_message import server_message
 from .settings import BUNDLE_FILE, BUNDLE_VARIABLE, VERSION, Settings
 
 FINISHED = 200
+_USER = b"mim"
+"""Servers look at the token alone."""
 _MESSAGE_BYTES = 64 * 1024
 _HEADERS = {"User-Agent": f"inference-server-mim/{VERSION}"}
 _MEANINGS = {
-    401: "The server does not accept the user name or the secret in server_url.",
-    403: "The server does not allow this. Check the user name and the secret in server_url.",
+    401: "The server does not accept the token or secret. Check server_url and MIM_INFERENCE_TOKEN.",
+    403: "The server does not allow this with your token or secret. Ask its administrator.",
     404: "There is no inference server at this address. Check server_url.",
     413: "The case is larger than the server accepts.",
     500: "The server had an internal error.",
@@ -54,7 +56,8 @@ class ClientBackend:
 
     def __init__(self, address: ServerAddress, settings: Settings) -> None:
         self._address = address
-        self._auth = HTTPBasicAuth(*address.auth) if address.auth else None
+        auth = address.auth or ((_USER, settings.token.encode()) if settings.token else None)
+        self._auth = HTTPBasicAuth(*auth) if auth else None
         # Given with every request: on a session the environment's bundle would win over it.
         self._verify = str(settings.ca_bundle) if settings.ca_bundle else True
         self._timeout = (settings.connect_timeout_s, settings.read_timeout_s)

@@ -1,15 +1,16 @@
-"""What a site can set: a certificate bundle and two time-outs."""
+"""What a site can set: an access token, a certificate bundle and two time-outs."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Mapping
 
 from .errors import SettingsError
 
 VERSION = 1.0
+TOKEN_VARIABLE = "MIM_INFERENCE_TOKEN"
 BUNDLE_VARIABLE = "MIM_INFERENCE_CA_BUNDLE"
 CONNECT_VARIABLE = "MIM_INFERENCE_CONNECT_TIMEOUT_S"
 READ_VARIABLE = "MIM_INFERENCE_READ_TIMEOUT_S"
@@ -21,12 +22,14 @@ class Settings:
     """How the extension talks to a server.
 
     ``ca_bundle`` is a PEM file of the certificates to trust; without one the usual authorities are trusted.
-    ``connect_timeout_s`` also bounds a stall while the case is being sent.
+    ``connect_timeout_s`` also bounds a stall while the case is being sent. ``token`` is used where the address holds
+    no secret of its own.
     """
 
     ca_bundle: Path | None = None
     connect_timeout_s: float = 30.0
     read_timeout_s: float = 120.0
+    token: str = field(default="", repr=False)
 
 
 def read_settings(environment: Mapping[str, str], folder: Path) -> Settings:
@@ -46,6 +49,7 @@ def read_settings(environment: Mapping[str, str], folder: Path) -> Settings:
         ca_bundle=_bundle(environment.get(BUNDLE_VARIABLE, ""), folder / BUNDLE_FILE),
         connect_timeout_s=_seconds(environment, CONNECT_VARIABLE, Settings.connect_timeout_s),
         read_timeout_s=_seconds(environment, READ_VARIABLE, Settings.read_timeout_s),
+        token=environment.get(TOKEN_VARIABLE, "").strip(),
     )
 
 

@@ -129,20 +129,21 @@ def is_local(request: Request) -> bool:
     """Whether a request was made on this machine, for somebody at this machine.
 
     A proxy's request is not, and neither is one that a page of another site made a browser send: its address or
-    origin has the name of that site.
+    origin has the name of that site. A name without a dot is nobody's on the internet.
     """
     if not _is_loopback(request.remote_addr or "") or any(name in request.headers for name in FORWARDED):
         return False
     host = request.headers.get("Host", "")
     origin = request.headers.get("Origin")
-    return (not host or _is_loopback(_host_name(host))) and origin in (None, f"{request.scheme}://{host}")
+    return _is_near(host) and origin in (None, f"{request.scheme}://{host}")
 
 
-def _host_name(host: str) -> str:
+def _is_near(host: str) -> bool:
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
-        return ""
+        return False
+    return _is_loopback(name) or not set(name) & {".", ":"}
 
 
 def _is_loopback(host: str) -> bool:

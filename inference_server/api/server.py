@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,16 +14,20 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.unreader import SocketUnreader
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from inference_server.api.app import create_app
 from inference_server.api.context import EXTENSION
+from inference_server.api.doors import opened_dialects
 from inference_server.api.upload import PIECE_BYTES
 from inference_server.errors import SettingsError
 from inference_server.settings import Settings
 from inference_server.tasks.database import open_database
+
+log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 15
 STOP_S = 3
@@ -36,16 +41,47 @@ def run_api(settings: Settings, *, ready: Callable[[str], None] | None = None) -
 
     Args:
         settings: where to listen and with how many processes and threads.
-        ready: called once, in the first process that can answer, with the URL.
+        ready: called once, in the first process that can answer, with the URL; with that of HTTPS after it, if any.
 
     Raises:
-        SettingsError: the address is taken or not one of this machine.
+        SettingsError: an address is taken or not one of this machine, the certificate cannot be used, or a dialect
+            is to be opened that cannot be.
         StoreUnavailable: the records cannot be reached.
     """
+    if opened := opened_dialects(settings.opened):
+        log.warning("dialects are open to clients without a token", extra={"dialects": sorted(opened)})
+    if settings.no_auth:
+        log.warning("access is not controlled: whoever reaches the server may do everything")
     # Once, so that the processes find them migrated.
     open_database(settings.database).close()
-    listener = _listener(settings.host, settings.port)
-    _Server(settings, listener, ready or _quietly).run()
+    listeners = [_listener(settings.host, settings.port)]
+    context = tls_context(settings) if settings.tls else None
+    if context:
+        listeners.append(_listener(settings.tls_host or settings.host, settings.tls_port))
+    _Server(settings, listeners, context, ready or _quietly).run()
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    """Return the server's side of TLS, 1.2 or newer.
+
+    Raises:
+        SettingsError: the certificate or its key cannot be read, or do not belong together.
+    """
+    certificate, key = settings.certificate, settings.certificate_key
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key)
+    except FileNotFoundError as exc:
+        raise SettingsError(
+            f"HTTPS needs a certificate and its key: {certificate} and {key}. Make them with `inference-server certs`, "
+            "or name yours (INFERENCE_SERVER_TLS_CERTIFICATE, INFERENCE_SERVER_TLS_KEY)."
+        ) from exc
+    except OSError as exc:  # SSLError is one
+        raise SettingsError(
+            f"The certificate {certificate} cannot be used with the key {key}: {exc.strerror}."
+        ) from exc
+    return context
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -57,9 +93,9 @@ def _listener(host: str, port: int) -> socket.socket:
         raise SettingsError(f"The API cannot listen on {host}, port {port}: {reason}.") from exc
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, scheme: str) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _quietly(_url: str) -> None:
@@ -78,7 +114,11 @@ class _Log(Logger):  # type: ignore[misc]
 
 
 class _Worker(ThreadWorker):  # type: ignore[misc]
-    """A process of the API; when told to stop it lets waiting requests go first."""
+    """A process of the API; when told to stop it lets waiting requests go first.
+
+    gunicorn speaks TLS on all listeners or on none. Here those connections do that came through the listener of HTTPS:
+    they are given a configuration of their own before anything of them is read.
+    """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         app = getattr(self, "wsgi", None)
@@ -86,14 +126,29 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
             app.extensions[EXTENSION].waits.release()
         super().handle_exit(sig, frame)
 
+    def enqueue_req(self, conn: TConn) -> None:
+        if conn.server == self.app.tls_address:
+            conn.cfg = self.app.tls_config
+        super().enqueue_req(conn)
+
 
 class _Server(BaseApplication):  # type: ignore[misc]
     """Gunicorn, configured without files or command lines."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, ready: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        listeners: Sequence[socket.socket],
+        context: ssl.SSLContext | None,
+        ready: Callable[[str], None],
+    ) -> None:
+        """Take listeners: the one of HTTP, and with a context that of HTTPS."""
         self._settings = settings
-        self._url = _url(listener)
-        self._bind = f"fd://{listener.detach()}"
+        schemes = ("http", "https")
+        self._urls = " ".join(_url(listener, scheme) for listener, scheme in zip(listeners, schemes, strict=False))
+        self._context = context
+        self.tls_address = listeners[-1].getsockname() if context else None
+        self._binds = [f"fd://{listener.detach()}" for listener in listeners]
         self._ready = ready
         self._ticket, ticket_office = os.pipe()
         os.write(ticket_office, b"1")
@@ -103,7 +158,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         """Set what differs from gunicorn's own choices."""
         settings = self._settings
         chosen: dict[str, Any] = {
-            "bind": [self._bind],
+            "bind": self._binds,
             "backlog": BACKLOG,
             "workers": settings.api_processes,
             "threads": max(2, settings.api_threads // settings.api_processes),
@@ -119,6 +174,15 @@ class _Server(BaseApplication):  # type: ignore[misc]
             chosen["worker_tmp_dir"] = str(MEMORY_FOLDER)
         for name, value in chosen.items():
             self.cfg.set(name, value)
+        self.tls_config = self._tls_config(chosen)
+
+    def _tls_config(self, chosen: Mapping[str, Any]) -> Config:
+        config = Config()
+        for name, value in chosen.items():
+            config.set(name, value)
+        config.set("certfile", str(self._settings.certificate))  # says that it is TLS; the context holds the rest
+        config.set("ssl_context", lambda _config, _default: self._context)
+        return config
 
     def load(self) -> Flask:
         """Make the application; called in each process, after the fork."""
@@ -137,4 +201,4 @@ class _Server(BaseApplication):  # type: ignore[misc]
         except BlockingIOError:
             return
         if first:
-            self._ready(self._url)
+            self._ready(self._urls)

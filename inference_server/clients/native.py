@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import tempfile
 import time
 import uuid
@@ -69,10 +70,28 @@ class Client:
     """A connection to one server. Use it as a context manager, or `close` it."""
 
     def __init__(
-        self, server: str = "http://127.0.0.1:8000", *, token: str | None = None, timeout_s: float = 30.0
+        self,
+        server: str = "http://127.0.0.1:8000",
+        *,
+        token: str | None = None,
+        certificate: Path | str | None = None,
+        timeout_s: float = 30.0,
     ) -> None:
+        """Prepare a connection; nothing is sent yet.
+
+        Args:
+            server: its URL; `https://user:token@host` is another way to give a token.
+            token: an access token, where the server asks for one.
+            certificate: a file in PEM form with the certificates to trust instead of the usual authorities'.
+            timeout_s: longest silence of the server.
+
+        Raises:
+            ServerError: the URL is none.
+            BadRequest: the certificate cannot be read.
+        """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=_server_url(server), headers=headers, timeout=timeout_s)
+        url, verify = _server_url(server), _trusted(certificate)
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, verify=verify)
 
     def __enter__(self) -> Client:
         return self
@@ -244,12 +263,28 @@ def _server_url(server: str) -> str:
     raise ServerError("The address of the server is not a URL; one like http://127.0.0.1:8000 was expected.")
 
 
+def _trusted(certificate: Path | str | None) -> ssl.SSLContext | bool:
+    if certificate is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=certificate)
+    except OSError as exc:  # SSLError is one
+        raise BadRequest("The certificate is not a file with a certificate in PEM form.", field="certificate") from exc
+
+
 @contextmanager
 def _reachable(http: httpx.Client) -> Iterator[None]:
     try:
         yield
     except httpx.TransportError as exc:
-        raise ServerError(f"The server at {_without_secret(http.base_url)} does not answer.") from exc
+        server = _without_secret(http.base_url)
+        if "CERTIFICATE_VERIFY_FAILED" not in str(exc):
+            raise ServerError(f"The server at {server} does not answer.") from exc
+        raise ServerError(
+            f"The certificate of {server} is not trusted here, or was made for another name. Give the right one as "
+            "a file (--certificate, INFERENCE_SERVER_CERTIFICATE).",
+            problem_code="certificate",
+        ) from exc
 
 
 def _without_secret(url: httpx.URL) -> str:

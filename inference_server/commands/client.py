@@ -18,6 +18,10 @@ from inference_server.errors import BadRequest, TaskError
 
 Server = Annotated[str, typer.Option(envvar="INFERENCE_SERVER_SERVER", help="The server's URL.")]
 Token = Annotated[str | None, typer.Option(envvar="INFERENCE_SERVER_TOKEN", help="Access token.")]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(envvar="INFERENCE_SERVER_CERTIFICATE", help="Certificate (PEM) to trust, for a server with its own."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Uid = Annotated[str, typer.Argument(help="The task's UID.")]
 LOCAL = "http://127.0.0.1:8000"
@@ -34,12 +38,13 @@ def submit(
     out: Annotated[Path | None, typer.Option(help="Folder for the result; implies --wait.")] = None,
     server: Server = LOCAL,
     token: Token = None,
+    certificate: Certificate = None,
     as_json: AsJson = False,
 ) -> None:
     """Send a case to a model; prints the task's UID, or with --wait its result files."""
     if out:
         result_folder(out)  # before an hour's computation, not after it
-    with Client(server, token=token) as client:
+    with Client(server, token=token, certificate=certificate) as client:
         task = client.submit(model, images, parameters=_parameters(param or []), priority=priority)
         if wait or out:
             task = _watched(client, task)
@@ -51,9 +56,11 @@ def submit(
         typer.echo(line)
 
 
-def status(uid: Uid, server: Server = LOCAL, token: Token = None, as_json: AsJson = False) -> None:
+def status(
+    uid: Uid, server: Server = LOCAL, token: Token = None, certificate: Certificate = None, as_json: AsJson = False
+) -> None:
     """Show where a task is."""
-    with Client(server, token=token) as client:
+    with Client(server, token=token, certificate=certificate) as client:
         task = client.status(uid)
     typer.echo(json.dumps(task.raw) if as_json else describe(task))
 
@@ -63,28 +70,29 @@ def fetch(
     out: Annotated[Path, typer.Option(help="Folder for the result.")] = Path(),
     server: Server = LOCAL,
     token: Token = None,
+    certificate: Certificate = None,
 ) -> None:
     """Download a finished task's result and unpack it."""
-    with Client(server, token=token) as client:
+    with Client(server, token=token, certificate=certificate) as client:
         for path in client.fetch(uid, out):
             typer.echo(path)
 
 
-def cancel(uid: Uid, server: Server = LOCAL, token: Token = None) -> None:
+def cancel(uid: Uid, server: Server = LOCAL, token: Token = None, certificate: Certificate = None) -> None:
     """Stop a task, also while it runs."""
-    with Client(server, token=token) as client:
+    with Client(server, token=token, certificate=certificate) as client:
         typer.echo(describe(client.cancel(uid)))
 
 
-def retry(uid: Uid, server: Server = LOCAL, token: Token = None) -> None:
+def retry(uid: Uid, server: Server = LOCAL, token: Token = None, certificate: Certificate = None) -> None:
     """Queue a failed or cancelled task once more."""
-    with Client(server, token=token) as client:
+    with Client(server, token=token, certificate=certificate) as client:
         typer.echo(describe(client.retry(uid)))
 
 
-def delete(uid: Uid, server: Server = LOCAL, token: Token = None) -> None:
+def delete(uid: Uid, server: Server = LOCAL, token: Token = None, certificate: Certificate = None) -> None:
     """Remove a task and all its data."""
-    with Client(server, token=token) as client:
+    with Client(server, token=token, certificate=certificate) as client:
         client.delete(uid)
 
 
@@ -94,11 +102,12 @@ def tasks(
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     server: Server = LOCAL,
     token: Token = None,
+    certificate: Certificate = None,
     as_json: AsJson = False,
 ) -> None:
     """List the newest tasks."""
     filters = {name: value for name, value in {"status": status, "model": model}.items() if value}
-    with Client(server, token=token) as client:
+    with Client(server, token=token, certificate=certificate) as client:
         found = list(client.tasks(limit=limit, **filters))
     if as_json:
         typer.echo(json.dumps([task.raw for task in found]))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from inference_server.clients.native import Client
-from inference_server.commands.client import LOCAL, AsJson, Server, Token
+from inference_server.commands.client import LOCAL, AsJson, Certificate, Server, Token
 from inference_server.commands.serve import Models
 from inference_server.errors import InferenceServerError, ModelLoadError
 from inference_server.settings import load_settings
@@ -21,16 +21,20 @@ app = typer.Typer(help="List, show or check models.", no_args_is_help=False, inv
 
 
 @app.callback()
-def default(context: typer.Context) -> None:
+def default(
+    context: typer.Context, server: Server = LOCAL, token: Token = None, certificate: Certificate = None
+) -> None:
     """List the models that the server serves."""
     if context.invoked_subcommand is None:
-        list_models()
+        list_models(server, token, certificate)
 
 
 @app.command("list")
-def list_models(server: Server = LOCAL, token: Token = None, as_json: AsJson = False) -> None:
+def list_models(
+    server: Server = LOCAL, token: Token = None, certificate: Certificate = None, as_json: AsJson = False
+) -> None:
     """List the models that the server serves."""
-    with Client(server, token=token) as client:
+    with Client(server, token=token, certificate=certificate) as client:
         models = client.models()
     if as_json:
         typer.echo(json.dumps(models))
@@ -48,10 +52,11 @@ def show_model(
     model: Annotated[str, typer.Argument(help="The model's id.")],
     server: Server = LOCAL,
     token: Token = None,
+    certificate: Certificate = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one model's manifest."""
-    with Client(server, token=token) as client:
+    with Client(server, token=token, certificate=certificate) as client:
         manifest = client.model(model)
     typer.echo(json.dumps(manifest) if as_json else yaml.safe_dump(dict(manifest), sort_keys=False).rstrip())
 

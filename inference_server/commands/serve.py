@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,13 +14,15 @@ from inference_server.logs import configure_logging
 from inference_server.settings import PREFIX, Settings, load_settings
 from inference_server.stack.redis import running_url
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of records, blobs and the embedded Redis.")]
 Models = Annotated[list[Path] | None, typer.Option("--models", help="A folder of models; may be repeated.")]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
-NoAuth = Annotated[bool | None, typer.Option("--no-auth", help="Listen beyond this machine without access control.")]
+NoAuth = Annotated[bool | None, typer.Option("--no-auth", help="Let in everybody who reaches the server.")]
+Open = Annotated[str | None, typer.Option("--open", help="Dialects that take clients without a token.")]
+Tls = Annotated[bool | None, typer.Option("--tls", help="Listen for HTTPS beside HTTP.")]
+TlsPort = Annotated[int | None, typer.Option(help="Port of HTTPS; 0 takes a free one.")]
+TlsHost = Annotated[str | None, typer.Option(help="Address to listen on for HTTPS; that of HTTP where not given.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -28,21 +31,37 @@ def up(
     models: Models = None,
     host: Host = None,
     port: Port = None,
+    tls: Tls = None,
+    tls_host: TlsHost = None,
+    tls_port: TlsPort = None,
+    open_to: Open = None,
     no_auth: NoAuth = None,
     device: Device = None,
 ) -> None:
     """Run Redis, API, worker and housekeeping on this machine; prints `ready <url>` once all of it is."""
     from inference_server.stack.supervisor import run_up
 
-    given = {"data_dir": data, "models_dirs": models, "host": host, "port": port, "no_auth": no_auth, "device": device}
+    places = {"host": host, "port": port, "tls": tls, "tls_host": tls_host, "tls_port": tls_port}
+    given = {"data_dir": data, "models_dirs": models, **places, "open": open_to, "no_auth": no_auth, "device": device}
     run_up(_public_settings(given), ready=_announce)
 
 
-def api(data: Data = None, models: Models = None, host: Host = None, port: Port = None, no_auth: NoAuth = None) -> None:
+def api(
+    data: Data = None,
+    models: Models = None,
+    host: Host = None,
+    port: Port = None,
+    tls: Tls = None,
+    tls_host: TlsHost = None,
+    tls_port: TlsPort = None,
+    open_to: Open = None,
+    no_auth: NoAuth = None,
+) -> None:
     """Run the HTTP API alone."""
     from inference_server.api.server import run_api
 
-    given = {"data_dir": data, "models_dirs": models, "host": host, "port": port, "no_auth": no_auth}
+    places = {"host": host, "port": port, "tls": tls, "tls_host": tls_host, "tls_port": tls_port}
+    given = {"data_dir": data, "models_dirs": models, **places, "open": open_to, "no_auth": no_auth}
     run_api(_with_broker(_public_settings(given)), ready=_announce)
 
 
@@ -78,13 +97,31 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 def _public_settings(given: dict[str, Any]) -> Settings:
+    """Refuse to listen beyond this machine while there is nothing that tells users from strangers."""
     loaded = _settings(given)
-    if loaded.host not in LOOPBACK and not loaded.no_auth:
+    hosts = [loaded.host, *([loaded.tls_host] if loaded.tls and loaded.tls_host else [])]
+    beyond = [host for host in hosts if not _is_loopback(host)]
+    if beyond and not loaded.no_auth and not _has_tokens(loaded):
         raise SettingsError(
-            f"The server would be open to everybody who reaches {loaded.host}. Listen on 127.0.0.1 behind a proxy that "
-            "controls access, or say --no-auth if the network itself does."
+            f"The server would be open to everybody who reaches {beyond[0]}: there is no access token. Make one with "
+            "`inference-server tokens create NAME` (and the same --data), or listen on 127.0.0.1, or say --no-auth if "
+            "everybody there may do everything."
         )
     return loaded
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _has_tokens(loaded: Settings) -> bool:
+    from inference_server.tasks.database import open_database
+    from inference_server.tasks.tokens import Tokens
+
+    return Tokens(open_database(loaded.database)).any()
 
 
 def _with_broker(loaded: Settings) -> Settings:

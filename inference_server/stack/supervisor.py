@@ -34,7 +34,7 @@ def run_up(settings: Settings, *, ready: Callable[[str], None]) -> None:
 
     Args:
         settings: `broker_url` set means that the broker is somebody else's and none is embedded.
-        ready: called once with the API's URL when every part is up.
+        ready: called once with the API's URLs when every part is up.
 
     Raises:
         SettingsError: another server runs on this data folder, there is no Redis, or a part does not come up.
@@ -68,7 +68,7 @@ class Supervisor:
 
     @property
     def url(self) -> str:
-        """Where the API listens."""
+        """Where the API listens: the URL of HTTP, and with TLS that of HTTPS after it."""
         return self._api.announced
 
     def start(self, stopped: Callable[[], bool]) -> None:
@@ -84,7 +84,8 @@ class Supervisor:
             self._refuse_dead(deadline)
             time.sleep(WATCH_S / 5)
         if self.url:  # a free port that was found once is kept when the API is restarted
-            self._api.set_environment(**{f"{PREFIX}PORT": self.url.rpartition(":")[2]})
+            ports = [url.rpartition(":")[2] for url in self.url.split()]
+            self._api.set_environment(**dict(zip((f"{PREFIX}PORT", f"{PREFIX}TLS_PORT"), ports, strict=False)))
 
     def watch(self) -> None:
         """Restart what died, with back-off; the claims of a dead worker go back to the queue at once."""

@@ -11,6 +11,7 @@ from types import FrameType
 
 from inference_server.errors import InferenceServerError, UnknownModel
 from inference_server.settings import Settings
+from inference_server.tasks.audit import Audit
 from inference_server.tasks.blobs import Blobs, open_blobs
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 5.0
 """A task that has waited this long may have lost its turn."""
 BLOBS_EVERY_S = 600.0
-"""Looking at every file of the blob store is done this often, not at every sweep."""
+"""Looking at every file of the blob store, and at old lines of the audit log, is done this often."""
 
 
 class Housekeeper:
@@ -48,6 +49,7 @@ class Housekeeper:
     ) -> None:
         self._settings = settings
         self._claims = claims
+        self._audit = Audit(claims.database)
         self._blobs = blobs
         self._turns = turns
         self._models = models
@@ -69,6 +71,7 @@ class Housekeeper:
         if self._clock() - self._blobs_swept_at >= BLOBS_EVERY_S:
             self._blobs_swept_at = self._clock()
             self._remove_orphans()
+            self._audit.forget(self._settings.audit_retention_s)
 
     def _end_what_cannot_run(self) -> None:
         self._note("waited too long", self._claims.queue_timed_out(self._settings.queue_time_limit_s))

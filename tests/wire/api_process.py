@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ NOBODY = "redis://127.0.0.1:1/0"
 
 
 class Api(Hands):
-    """A running API and its log."""
+    """A running API and its log; `urls` are that of HTTP and, with `--tls`, that of HTTPS."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         models = folder / "models" / "one"
         for name, content in {
             "model.yaml": "id: one\n",
@@ -36,11 +37,12 @@ class Api(Hands):
             (models / name).write_text(content)
         self.data = folder / "data"
         self.log = folder / "log"
-        self.process = self._start(folder / "models")
-        self.url = self._ready()
+        self.process = self._start(folder / "models", options)
+        self.urls = self._ready()
+        self.url = self.urls[0]
         super().__init__(Settings(data_dir=self.data))
 
-    def _start(self, models: Path) -> subprocess.Popen[str]:
+    def _start(self, models: Path, options: Sequence[str]) -> subprocess.Popen[str]:
         settings = {
             "BROKER_URL": NOBODY,
             "ZOO": "false",
@@ -53,18 +55,18 @@ class Api(Hands):
         command = [sys.executable, "-m", "inference_server", "api", "--port", "0"]
         with self.log.open("w") as log:
             return subprocess.Popen(
-                [*command, "--data", str(self.data), "--models", str(models)],
+                [*command, "--data", str(self.data), "--models", str(models), *options],
                 env={**os.environ, **environment},
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
             )
 
-    def _ready(self) -> str:
+    def _ready(self) -> list[str]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line.startswith("ready http://127.0.0.1:"), self.log.read_text()
-        return line.removeprefix("ready ").strip()
+        assert line.startswith("ready http://"), self.log.read_text()
+        return line.split()[1:]
 
     @property
     def address(self) -> tuple[str, int]:

@@ -42,6 +42,7 @@ EVERYWHERE = (
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
     "MIM_INFERENCE_CA_BUNDLE",
+    "MIM_INFERENCE_TOKEN",
 )
 
 
@@ -249,6 +250,14 @@ def test_user_info_goes_out_as_basic_auth_with_both_requests(server, session, im
     assert [request.headers["Authorization"] for request in server.requests] == [expected, expected]
 
 
+def test_a_token_of_the_workstation_goes_out_where_the_address_holds_no_secret(server, session, image, monkeypatch):
+    monkeypatch.setenv("MIM_INFERENCE_TOKEN", " ist_token ")
+    server.script = [says(202, "u-1")]
+    for user_info, expected in (("", "mim:ist_token"), (f"clinic:{SECRET}@", f"clinic:{SECRET}")):
+        submit(server.url(user_info), session, image)
+        assert base64.b64decode(server.requests[-1].headers["Authorization"].split()[1]).decode() == expected
+
+
 @pytest.mark.parametrize("model", ["ct body", "a&b=c", "lunge/ü", "../x"])
 def test_a_model_id_cannot_change_the_address(model, server, session, image):
     server.script = [says(200, "u-1")]
@@ -375,7 +384,7 @@ def test_a_poll_goes_on_through_gateway_errors_resets_and_broken_downloads(serve
         (552, {"message": "The image is empty."}, "The image is empty.", 1),
         (553, {}, "The result is not on the server any more. Send the case again.", 3),
         (554, {"message": "No task u-1."}, "No task u-1.", 3),
-        (401, "", "The server does not accept the user name or the secret in server_url.", 1),
+        (401, "", "The server does not accept the token or secret. Check server_url and MIM_INFERENCE_TOKEN.", 1),
     ],
 )
 def test_each_status_of_the_dialect_ends_in_its_sentence(status, body, sentence, polls, server):

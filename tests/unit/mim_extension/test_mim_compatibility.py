@@ -69,5 +69,5 @@ def test_the_readme_names_every_setting_and_entry_point():
     text = (PACKAGE / "readme").read_text(encoding="utf-8")
     settings = importlib.import_module("mim_extension.settings")
     names = [value for key, value in vars(settings).items() if key.endswith(("_VARIABLE", "_FILE"))]
-    assert len(names) == 4
+    assert len(names) == 5
     assert [name for name in [*names, "InferenceServer1images", "InferenceServerGetFromUid"] if name not in text] == []

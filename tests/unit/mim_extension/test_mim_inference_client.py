@@ -78,7 +78,7 @@ def test_a_pending_task_is_asked_for_again_at_the_interval():
         (Answer(550, "Known models: a, b."), InferenceServerError, "^Known models: a, b.$"),
         (Answer(552, "The image holds NaN."), JobExecError, "^The image holds NaN.$"),
         (Answer(552), JobExecError, "^The model could not finish this case.$"),
-        (Answer(401), InferenceServerError, "does not accept the user name or the secret"),
+        (Answer(401), InferenceServerError, "does not accept the token or secret"),
         (Answer(404), InferenceServerError, "no inference server at this address"),
         (Answer(418), InferenceServerError, "^The server answered with status 418.$"),
         (Answer(202), InferenceServerError, "status 202"),

@@ -12,6 +12,7 @@ import pytest
 
 from inference_server.models.manifest import Manifest
 from inference_server.settings import Settings
+from inference_server.tasks.audit import Audit
 from inference_server.tasks.blobs import LocalBlobs
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
@@ -209,3 +210,12 @@ def test_copies_of_models_are_kept_while_tasks_need_them(world: World) -> None:
     world.pass_by(BLOBS_EVERY_S)
     world.keeper.sweep()
     assert len(world.needed) == 2
+
+
+def test_lines_of_the_audit_log_are_forgotten_after_their_time(world: World) -> None:
+    world.clock.now -= world.settings.audit_retention_s + 60
+    world.submit()
+    world.clock.now += world.settings.audit_retention_s + 60
+    kept = world.submit().uid
+    world.keeper.sweep()
+    assert [entry.uid for entry in Audit(world.claims.database).entries()] == [kept]
