@@ -100,9 +100,9 @@ def _device(settings: Settings) -> Finding:
 
 
 def _models(settings: Settings) -> Finding:
-    from inference_server.models.registry import open_registry
+    from inference_server.models.registry import plain_registry
 
-    registry = open_registry(settings)
+    registry = plain_registry(settings)
     names = ", ".join(f"{model.manifest.id} {model.manifest.version}" for model in registry.models())
     broken = "; ".join(f"{folder}: {why}" for folder, why in registry.problems().items())
     return Finding("models", bool(names) and not broken, names or "none", broken)
@@ -112,10 +112,10 @@ def _queues(settings: Settings) -> Finding:
     if importlib.util.find_spec("torch") is None:
         return Finding("queues", True, "no worker can run here")
     from inference_server.models.machine import this_machine
-    from inference_server.models.registry import open_registry
+    from inference_server.models.registry import plain_registry
     from inference_server.tasks.fitness import MEND, explained, judge
 
-    manifests = [model.manifest for model in open_registry(settings).models()]
+    manifests = [model.manifest for model in plain_registry(settings).models()]
     fitness = judge(settings.queue_names, manifests, this_machine(settings.device))
     elsewhere = sorted({manifest.queue for manifest in manifests} - set(settings.queue_names))
     served = f"a worker here listens to {', '.join(fitness.queues) or 'none'}"

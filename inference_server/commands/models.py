@@ -72,12 +72,12 @@ def check_models(
     """Load every model here, run it on its example and say what it did. Needs no running server."""
     from inference_server.models.check import check_model
     from inference_server.models.engine import open_engine
-    from inference_server.models.registry import open_registry
+    from inference_server.models.registry import plain_registry
 
     settings = load_settings(
         {"models_dirs": str(folder.absolute()), "zoo": False} if folder else {"models_dirs": _joined(models)}
     )
-    registry = open_registry(settings)
+    registry = plain_registry(settings)
     engine = open_engine(settings, registry)
     failures = [f"{folder}: {why}" for folder, why in registry.problems().items()]
     chosen = [model for model in registry.models() if only in (None, model.manifest.id)]

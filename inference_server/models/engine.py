@@ -142,7 +142,7 @@ class Engine:
         return runtime, prediction
 
     def _members(self, model: Model) -> list[Model]:
-        return [self.registry.get(name) for name in model.manifest.members]
+        return list(model.members) or [self.registry.get(name) for name in model.manifest.members]
 
     def _ask_members(self, model: Model, case: Case, clock: _Clock) -> Result:
         members, manifest = self._members(model), model.manifest

@@ -3,67 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
+import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inference_server.errors import InferenceServerError, ModelLoadError, UnknownModel
-from inference_server.models.bundle import derive_manifest, is_bundle, read_mapping
+from inference_server.errors import ModelLoadError, SettingsError, UnknownModel
+from inference_server.models.copies import Copies
 from inference_server.models.ensembles import resolve
-from inference_server.models.files import check_files
-from inference_server.models.manifest import ENSEMBLE, Manifest, parse_manifest, version_key
-from inference_server.models.nnunet_folder import derive_nnunet, is_nnunet
-from inference_server.models.runtimes import RUNTIMES
+from inference_server.models.intake import CopiedFolders, Folders, Intake, Seen
+from inference_server.models.manifest import version_key
+from inference_server.models.model import Model, read_manifest, read_model
+from inference_server.models.places import Place, find_places
 from inference_server.settings import Settings
 
+__all__ = ["Model", "Registry", "open_registry", "plain_registry", "read_manifest", "read_model"]
+
+log = logging.getLogger(__name__)
+
 ZOO = Path(__file__).parent / "zoo"
-MANIFEST = "model.yaml"
 RESCAN_S = 1.0
 
 Versions = Mapping[str, "tuple[Model, ...]"]
 """Models by id, the highest version first."""
-Listing = tuple[tuple[str, int, int], ...]
-"""Relative name, modification time in ns and size of every file of a folder."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """One version of a model: its manifest, its folder, and the sha256 of the folder's names and contents."""
-
-    manifest: Manifest
-    folder: Path
-    digest: str
-
-    @property
-    def id(self) -> str:
-        """The name by which a task asks for it."""
-        return self.manifest.id
-
-    @property
-    def version(self) -> str:
-        """Its version."""
-        return self.manifest.version
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A folder that should be a model, and what its place says of the model's id and version."""
-
-    folder: Path
-    id: str
-    version: str | None = None
 
 
 @dataclass(frozen=True)
 class _Snapshot:
-    listings: Mapping[_Place, Listing] = field(default_factory=dict)
-    found: Mapping[_Place, Model] = field(default_factory=dict)
-    versions: Mapping[str, tuple[Model, ...]] = field(default_factory=dict)
-    """Models by id, the highest version first."""
+    seen: Mapping[Place, Seen] = field(default_factory=dict)
+    versions: Versions = field(default_factory=dict)
     problems: Mapping[Path, str] = field(default_factory=dict)
 
 
@@ -72,26 +42,43 @@ class Registry:
 
     A repository holds model folders (`<model>/`), folders of versions (`<model>/<version>/`), or is itself one model's
     folder. Safe to use from several threads.
+
+    Args:
+        folders: repositories; of two equal models the first one's is served.
+        intake: what is served of a folder; by default what lies in it, and nothing if that is broken.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], intake: Intake | None = None) -> None:
         self._folders = tuple(folders)
+        self._intake = intake or Folders()
         self._lock = threading.Lock()
-        self._snapshot = _Snapshot()
-        self._looked_at = -RESCAN_S
+        self._snapshot = _Snapshot({place: Seen() for place in self._intake.known()})
+        self._looked_at: float | None = None
 
-    def get(self, id: str, version: str | None = None) -> Model:  # noqa: A002
+    def get(self, id: str, version: str | None = None, digest: str = "") -> Model:  # noqa: A002
         """Return a model: the highest version, unless one is named (by `version` or as `id:version`).
+
+        Args:
+            id: its id, or `id:version`.
+            version: as a task names it.
+            digest: of the state that a task was submitted for; returned if it is still at hand.
 
         Raises:
             UnknownModel: there is none of this name; the message lists those there are.
+            ModelLoadError: the state of this digest cannot be served any more.
         """
         name, _, wanted = id.partition(":")
-        for model in self._current().versions.get(name, ()):
-            if (version or wanted or model.version) == model.version:
-                return model
-        known = ", ".join(sorted(self._current().versions)) or "none"
-        raise UnknownModel(f"The server does not know the model '{id[:100]}'. Known models: {known}.", field="model")
+        wanted = version or wanted
+        models = self._current().versions.get(name, ())
+        current = next((model for model in models if wanted in ("", model.version)), None)
+        if digest and (current is None or current.digest != digest):
+            current = self._former(name, wanted, digest) or current
+        if current is None:
+            known = ", ".join(sorted(self._current().versions)) or "none"
+            raise UnknownModel(
+                f"The server does not know the model '{id[:100]}'. Known models: {known}.", field="model"
+            )
+        return current
 
     def models(self) -> tuple[Model, ...]:
         """Return all versions of all models, sorted by id, the highest version first."""
@@ -99,86 +86,102 @@ class Registry:
         return tuple(model for name in sorted(versions) for model in versions[name])
 
     def problems(self) -> Mapping[Path, str]:
-        """Return the folders that cannot be served, and why."""
+        """Return the folders whose content is not served, and why."""
         return self._current().problems
 
     def scan(self) -> None:
         """Look at the folders and read again what has changed."""
         with self._lock:
-            self._snapshot = _scan(self._folders, self._snapshot)
-            self._looked_at = time.monotonic()
+            self._look(wait=True)
+
+    def prune(self, needed: Collection[str]) -> None:
+        """Remove copies that are not in service and whose digests no task needs."""
+        self._intake.prune(needed)
 
     def _current(self) -> _Snapshot:
-        if time.monotonic() - self._looked_at >= RESCAN_S:
-            self.scan()
+        if self._is_due():
+            with self._lock:
+                if self._is_due():
+                    self._look(wait=self._looked_at is None)
         return self._snapshot
+
+    def _is_due(self) -> bool:
+        return self._looked_at is None or time.monotonic() - self._looked_at >= RESCAN_S
+
+    def _look(self, *, wait: bool) -> None:
+        """Look at every place. The first look waits until what it finds can be served; later ones let nobody wait."""
+        problems: dict[Path, str] = {}
+        before = self._snapshot
+        places = list(find_places(self._folders, before.seen, problems))
+        seen = {place: self._intake.see(place, before.seen.get(place, Seen()), wait=wait) for place in places}
+        for place in before.seen.keys() - seen.keys():
+            if place.repository in self._folders:
+                self._intake.withdraw(place)
+        problems.update({place.folder: one.problem for place, one in seen.items() if one.problem})
+        versions = self._resolved(_by_version(seen, problems), seen, problems)
+        for folder in problems.keys() - before.problems.keys():
+            log.warning("model folder not served as it is", extra={"folder": str(folder), "why": problems[folder]})
+        self._snapshot = _Snapshot(seen, versions, problems)
+        self._looked_at = time.monotonic()
+
+    def _resolved(self, versions: Versions, seen: Mapping[Place, Seen], problems: dict[Path, str]) -> Versions:
+        """Complete the ensembles from their members; those that do not fit together are left out."""
+        folders = {one.model.folder: place.folder for place, one in seen.items() if one.model}
+        resolved: dict[str, tuple[Model, ...]] = {}
+        for name, models in versions.items():
+            kept = []
+            for model in models:
+                try:
+                    kept.append(self._with_members(model, versions) if model.manifest.members else model)
+                except ModelLoadError as error:
+                    problems[folders[model.folder]] = error.message
+            if kept:
+                resolved[name] = tuple(kept)
+        return resolved
+
+    def _with_members(self, model: Model, versions: Versions) -> Model:
+        whole = _complete(model, [_member(name, versions) for name in model.manifest.members])
+        self._intake.note_ensemble(whole)
+        return whole
+
+    def _former(self, name: str, version: str, digest: str) -> Model | None:
+        found = self._intake.former(name, version, digest)
+        return _complete(found[0], found[1:]) if len(found) > 1 else next(iter(found), None)
 
 
 def open_registry(settings: Settings) -> Registry:
-    """Return the registry of the shipped zoo and the operator's own folders; the operator's win."""
-    return Registry((*settings.model_folders, *([ZOO] if settings.zoo else [])))
+    """Return the registry of the shipped zoo and the operator's own folders; the operator's win.
 
-
-def read_model(folder: Path, *, default_id: str | None = None, default_version: str | None = None) -> Model:
-    """Read one model folder.
+    Its models are served from copies in the data folder, which all processes of a server share.
 
     Raises:
-        ModelLoadError: it cannot be served; the message says what was expected.
+        SettingsError: the data folder cannot be written to.
     """
-    listing = _listing(folder)
-    return Model(read_manifest(folder, default_id or folder.name, default_version), folder, _digest(folder, listing))
+    try:
+        copies = Copies(settings.data_dir / "models", reserve_bytes=settings.disk_low_bytes)
+    except OSError as exc:
+        raise SettingsError(f"The data folder {settings.data_dir} cannot be written to: {exc.strerror}.") from exc
+    return Registry(_repositories(settings), CopiedFolders(copies))
 
 
-def read_manifest(folder: Path, default_id: str, default_version: str | None = None) -> Manifest:
-    """Derive a folder's manifest; what `model.yaml` says wins.
-
-    Raises:
-        ModelLoadError: it is not valid, or the folder lacks what its runtime needs.
-    """
-    path = folder / MANIFEST
-    written, text = (read_mapping(path), path.read_text(encoding="utf-8")) if path.is_file() else ({}, "")
-    derived = derive_manifest(folder) if is_bundle(folder) else {}
-    if is_nnunet(folder):
-        derived = derive_nnunet(folder, written)
-    if default_version is not None:
-        derived["version"] = default_version
-    declared = {"id": default_id, **derived, **written}
-    known = (*RUNTIMES, ENSEMBLE)
-    if str(declared.get("runtime")) not in known:
-        named = f"The runtime '{declared['runtime']}' is unknown" if "runtime" in declared else "No runtime is named"
-        raise ModelLoadError(f"{named}. Known runtimes: {', '.join(known)}.")
-    manifest = parse_manifest(declared, written=text)
-    check_files(manifest, folder)
-    return manifest
+def plain_registry(settings: Settings) -> Registry:
+    """Return a registry of the same models as they lie in their folders; it writes nothing."""
+    return Registry(_repositories(settings))
 
 
-def _scan(folders: Sequence[Path], before: _Snapshot) -> _Snapshot:
-    problems: dict[Path, str] = {}
-    listings: dict[_Place, Listing] = {}
-    found: dict[_Place, Model] = {}
-    for place in _places(folders, problems):
-        try:
-            listings[place] = _listing(place.folder)
-            found[place] = _read_again(place, listings[place], before)
-        except InferenceServerError as error:
-            problems[place.folder] = error.message
-        except OSError as error:
-            problems[place.folder] = f"The folder cannot be read: {error.strerror}."
-    return _Snapshot(listings, found, _resolved(_by_version(found, problems), problems), problems)
+def _repositories(settings: Settings) -> list[Path]:
+    folders = [*settings.model_folders, *([ZOO] if settings.zoo else [])]
+    return [folder.absolute() for folder in folders]
 
 
-def _read_again(place: _Place, listing: Listing, before: _Snapshot) -> Model:
-    if before.listings.get(place) == listing and place in before.found:
-        return before.found[place]
-    return read_model(place.folder, default_id=place.id, default_version=place.version)
-
-
-def _by_version(found: Mapping[_Place, Model], problems: dict[Path, str]) -> dict[str, tuple[Model, ...]]:
+def _by_version(seen: Mapping[Place, Seen], problems: dict[Path, str]) -> dict[str, tuple[Model, ...]]:
     versions: dict[str, dict[str, Model]] = {}
-    for model in found.values():
+    for place, model in ((place, one.model) for place, one in seen.items()):
+        if model is None:
+            continue
         others = versions.setdefault(model.id, {})
         if model.version in others:
-            problems[model.folder] = f"Another folder already serves the model {model.id}, version {model.version}."
+            problems[place.folder] = f"Another folder already serves the model {model.id}, version {model.version}."
         else:
             others[model.version] = model
     return {
@@ -187,26 +190,15 @@ def _by_version(found: Mapping[_Place, Model], problems: dict[Path, str]) -> dic
     }
 
 
-def _resolved(versions: Versions, problems: dict[Path, str]) -> Versions:
-    """Complete the ensembles from their members; those that do not fit together are left out."""
-    resolved: dict[str, tuple[Model, ...]] = {}
-    for name, models in versions.items():
-        kept = []
-        for model in models:
-            try:
-                kept.append(_complete(model, versions) if model.manifest.members else model)
-            except ModelLoadError as error:
-                problems[model.folder] = error.message
-        if kept:
-            resolved[name] = tuple(kept)
-    return resolved
-
-
-def _complete(model: Model, versions: Versions) -> Model:
-    members = [_member(name, versions) for name in model.manifest.members]
+def _complete(model: Model, members: Sequence[Model]) -> Model:
     digests = "\n".join([model.digest, *(member.digest for member in members)])
-    manifest = resolve(model.manifest, [member.manifest for member in members])
-    return Model(manifest, model.folder, hashlib.sha256(digests.encode()).hexdigest())
+    return Model(
+        manifest=resolve(model.manifest, [member.manifest for member in members]),
+        folder=model.folder,
+        digest=hashlib.sha256(digests.encode()).hexdigest(),
+        members=tuple(members),
+        own_digest=model.digest,
+    )
 
 
 def _member(name: str, versions: Versions) -> Model:
@@ -215,62 +207,3 @@ def _member(name: str, versions: Versions) -> Model:
     if not found:
         raise ModelLoadError(f"The ensemble's member '{name}' is not served here.")
     return found[0]
-
-
-def _places(folders: Sequence[Path], problems: dict[Path, str]) -> Iterator[_Place]:
-    for repository in folders:
-        if not repository.is_dir():
-            problems[repository] = "The folder of models does not exist."
-        elif _is_model(repository):
-            yield _Place(repository, repository.absolute().name)
-        else:
-            for folder in _subfolders(repository):
-                yield from _versions(folder, problems)
-
-
-def _versions(folder: Path, problems: dict[Path, str]) -> Iterator[_Place]:
-    if _is_model(folder):
-        yield _Place(folder, folder.name)
-        return
-    inner = [version for version in _subfolders(folder) if _is_model(version)]
-    if not inner:
-        problems[folder] = f"The folder holds no model: {MANIFEST}, configs/metadata.json or plans.json was expected."
-    for version in inner:
-        yield _Place(version, folder.name, version.name)
-
-
-def _is_model(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file() or is_bundle(folder) or is_nnunet(folder)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and _counts(path.name))
-
-
-def _counts(name: str) -> bool:
-    return not name.startswith(".") and name != "__pycache__"
-
-
-def _listing(folder: Path) -> Listing:
-    entries = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if _counts(name)]
-        for name in files:
-            if _counts(name):
-                path = Path(parent, name)
-                status = path.stat()
-                if not stat.S_ISREG(status.st_mode):
-                    raise ModelLoadError(
-                        "The folder has a device, pipe or socket in it; a model is made of plain files."
-                    )
-                entries.append((path.relative_to(folder).as_posix(), status.st_mtime_ns, status.st_size))
-    return tuple(sorted(entries))
-
-
-def _digest(folder: Path, listing: Listing) -> str:
-    digest = hashlib.sha256()
-    for name, _, _ in listing:
-        with (folder / name).open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{name}\0{content}\n".encode())
-    return digest.hexdigest()

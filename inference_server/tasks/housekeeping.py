@@ -6,8 +6,9 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from types import FrameType
+from typing import Protocol
 
 from inference_server.errors import InferenceServerError, UnknownModel
 from inference_server.settings import Settings
@@ -16,7 +17,7 @@ from inference_server.tasks.blobs import Blobs, open_blobs
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
 from inference_server.tasks.record import Problem, Status
-from inference_server.tasks.service import Models, Turns
+from inference_server.tasks.service import Served, Turns
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,16 @@ PATIENCE_S = 5.0
 """A task that has waited this long may have lost its turn."""
 BLOBS_EVERY_S = 600.0
 """Looking at every file of the blob store, and at old lines of the audit log, is done this often."""
+
+
+class Models(Protocol):
+    """The model repository, as housekeeping uses it."""
+
+    def models(self) -> Sequence[Served]:
+        """Return all models."""
+
+    def prune(self, needed: Collection[str]) -> None:
+        """Remove what is kept of models that are not in service, apart from some digests."""
 
 
 class Housekeeper:
@@ -71,6 +82,7 @@ class Housekeeper:
         if self._clock() - self._blobs_swept_at >= BLOBS_EVERY_S:
             self._blobs_swept_at = self._clock()
             self._remove_orphans()
+            self._prune_models()
             self._audit.forget(self._settings.audit_retention_s)
 
     def _end_what_cannot_run(self) -> None:
@@ -110,6 +122,12 @@ class Housekeeper:
     def _remove_orphans(self) -> None:
         old = self._blobs.older_than(self._settings.orphan_blob_s)
         self._remove(set(old) - self._claims.known_blobs(old))
+
+    def _prune_models(self) -> None:
+        try:
+            self._models.prune(self._claims.needed_digests())
+        except OSError as exc:
+            log.warning("copies of models not removed", extra={"why": exc.strerror})
 
     def _remove(self, keys: Collection[str]) -> None:
         for key in keys:

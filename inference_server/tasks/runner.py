@@ -34,8 +34,8 @@ COMMIT_RETRY_S = 0.2
 class Repository(Protocol):
     """Where the models are, as the runner uses it."""
 
-    def get(self, id: str, version: str | None = None) -> Model:  # noqa: A002
-        """Return a model.
+    def get(self, id: str, version: str | None = None, digest: str = "") -> Model:  # noqa: A002
+        """Return a model, in the state that a digest names, if it still is at hand.
 
         Raises:
             UnknownModel: there is none of this name and version.
@@ -179,7 +179,7 @@ class Runner:
 
     def _model(self, task: Task) -> Model:
         try:
-            return self._engine.registry.get(task.model, task.version)
+            return self._engine.registry.get(task.model, task.version, task.digest)
         except UnknownModel as exc:
             raise UnknownModel(
                 f"The model '{task.model}', version {task.version}, has been withdrawn since the case was sent. "

@@ -31,7 +31,8 @@ _SAME_KEY = select(tasks.c.fingerprint, *TASK_COLUMNS).where(
 _REVISIONS = select(tasks.c.uid, tasks.c.revision).where(tasks.c.uid.in_(bindparam("uids", expanding=True)))
 _CANCEL = moved(Verb.CANCEL).where(HAS_UID).returning(*TASK_COLUMNS)
 _RETRY = (
-    moved(Verb.RETRY, attempts=0, problem_code=None, problem_message=None, report={})
+    # Without a digest: the model may have been mended since.
+    moved(Verb.RETRY, attempts=0, problem_code=None, problem_message=None, report={}, digest="")
     .where(HAS_UID, tasks.c.case_blob.is_not(None))
     .returning(*TASK_COLUMNS)
 )

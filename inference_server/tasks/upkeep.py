@@ -35,6 +35,7 @@ _TIME_OUT = (
     .returning(tasks.c.uid)
 )
 _WAITING_MODELS = select(tasks.c.model).distinct().where(has_status(Status.QUEUED))
+_DIGESTS = select(tasks.c.digest).distinct().where(has_status(Status.QUEUED, Status.RUNNING))
 _WITHDRAW = (
     moved(Verb.WITHDRAW, problem_code=bindparam("the_code"), problem_message=bindparam("the_message"))
     .where(tasks.c.model == bindparam("the_model"))
@@ -104,6 +105,11 @@ class Upkeep:
         """Return the ids of the models that tasks wait for."""
         with self.database.reading() as connection:
             return set(connection.scalars(_WAITING_MODELS))
+
+    def needed_digests(self) -> set[str]:
+        """Return the digests of what waiting and running tasks were submitted for."""
+        with self.database.reading() as connection:
+            return set(connection.scalars(_DIGESTS))
 
     def withdraw(self, model: str, problem: Problem) -> list[str]:
         """Fail every task that waits for a model and return their UIDs."""

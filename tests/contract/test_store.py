@@ -204,6 +204,7 @@ def test_a_retried_task_starts_afresh_at_its_old_place(store: Store, claims: Cla
         "problem": None,
         "report": {},
         "progress": 0.0,
+        "digest": "",
     }
     assert again == replace(task, status=Status.QUEUED, revision=4, **fresh)
     assert (store.position(again), store.position(later)) == (0, 1)

@@ -66,10 +66,10 @@ class Server:
         with zipfile.ZipFile(staged, "w") as archive:
             archive.writestr("tmp_0000.nii.gz", packed(nifti(np.ascontiguousarray(ARRAY.T), np.eye(4))))
             archive.writestr("meta.json", json.dumps({"scaling_factor": [1, 1, 1]}))
-        given: dict[str, Any] = {"model": "stand-in", "version": "1.0.0", "parameters": {"do": do}, "queue": self.queue}
+        given: dict[str, Any] = {"model": "stand-in", "version": "1.0.0", "parameters": {"do": do}}
+        given |= {"queue": self.queue, "digest": "digest"}
         new = NewTask(
             uid=new_uid(),
-            digest="digest",
             dialect="native",
             case_blob=self.blobs.put(staged),
             case_size_bytes=1,

@@ -46,7 +46,7 @@ GORGE = "import time; food = [(bytearray(8 * 2**20), time.sleep(0.02)) for _ in 
 class Repository:
     """One model."""
 
-    def get(self, id: str, version: str | None = None) -> Model:  # noqa: A002
+    def get(self, id: str, version: str | None = None, digest: str = "") -> Model:  # noqa: A002
         if id != MODEL.id:
             raise UnknownModel
         return MODEL

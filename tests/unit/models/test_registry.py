@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from bundles import Bundle
 
 from inference_server.errors import UnknownModel
 from inference_server.models import registry as registry_module
-from inference_server.models.registry import Registry, open_registry
+from inference_server.models.registry import Registry, open_registry, plain_registry
 from inference_server.settings import Settings
 
 
@@ -165,11 +166,15 @@ def test_folders_are_looked_at_once_a_second_at_most(repository: Path, monkeypat
     assert [model.id for model in registry.models()] == ["levels"]
 
 
-def test_the_operators_folders_win_over_the_zoo(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("opened", [open_registry, plain_registry])
+def test_the_operators_folders_win_over_the_zoo(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[[Settings], Registry]
+) -> None:
     write(repository / "own" / "levels")
     write(repository / "zoo" / "levels")
     monkeypatch.setattr(registry_module, "ZOO", repository / "zoo")
-    own = str(repository / "own")
-    assert open_registry(Settings(models_dirs=own)).get("levels").folder == repository / "own" / "levels"
-    assert open_registry(Settings(models_dirs=own, zoo=False)).problems() == {}
-    assert open_registry(Settings()).get("levels").folder == repository / "zoo" / "levels"
+    (repository / "own" / "levels" / "model.yaml").write_text("title: own")
+    given = {"data_dir": tmp_path / "data", "models_dirs": str(repository / "own")}
+    assert opened(Settings(**given)).get("levels").manifest.title == "own"
+    assert opened(Settings(**given, zoo=False)).problems() == {}
+    assert opened(Settings(data_dir=tmp_path / "data")).get("levels").manifest.title == "Levels"

@@ -60,12 +60,14 @@ class Engine:
         self.compute: Compute = bright
         self.loaded: list[tuple[str, str]] = []
         self.broken: set[str] = set()
+        self.asked = ("", "", "")
 
     @property
     def registry(self) -> Engine:
         return self
 
-    def get(self, id: str, version: str | None = None) -> Model:  # noqa: A002
+    def get(self, id: str, version: str | None = None, digest: str = "") -> Model:  # noqa: A002
+        self.asked = (id, version or "", digest)
         if id != "m" or version not in self.manifests:
             raise UnknownModel
         return Model(self.manifests[version], Path(), "d1")
@@ -129,6 +131,7 @@ def raising(error: BaseException) -> Compute:
 def test_the_result_is_stored_and_committed_with_how_it_was_made(bench: Bench) -> None:
     task = bench.run(bench.claim())
     assert task.status is Status.FINISHED
+    assert bench.engine.asked == ("m", "1.0.0", "d1")
     with bench.blobs.as_file(task.result_blob or "") as path:
         assert path.stat().st_size == task.result_size_bytes
         (segmentation,) = read_result(path)
