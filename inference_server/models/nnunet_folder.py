@@ -138,9 +138,8 @@ def _labels(dataset: Mapping[str, Any], *, as_labels: bool) -> tuple[bool, dict[
         if sorted(single) != list(range(1, len(structures) + 1)):
             raise ModelLoadError(f"The labels of {DATASET} are not numbered from 1 without gaps, as nnU-Net expects.")
         return False, single
-    order = [int(value) for value in dataset["regions_class_order"]]
-    values = order if as_labels else range(1, len(structures) + 1)
-    return True, dict(zip(values, structures, strict=True))
+    painted = dict(zip(map(int, dataset["regions_class_order"]), structures, strict=True))
+    return True, painted if as_labels else dict(enumerate(structures, start=1))
 
 
 def _values(value: Any) -> set[int]:

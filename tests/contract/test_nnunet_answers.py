@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,20 @@ def test_an_empty_image_has_an_answer(tmp_path: Path) -> None:
     image = blobs(1)
     [found] = served(folder, Volume(np.zeros_like(image.array), image.geometry))
     assert np.all(found.labels.array == 1)  # the level of 0
+
+
+def test_images_are_turned_where_the_plans_or_the_manifest_say_so(tmp_path: Path) -> None:
+    declared, image = Folder({0: weights(1)}, kernel_size=3), blobs(1)
+    turned = Volume(np.ascontiguousarray(image.array[:, ::-1, ::-1]), image.geometry)
+    plans = {"image_reader_writer": "NibabelIOWithReorient"}
+    for name, folder in (("plans", replace(declared, plans=plans)), ("manifest", declared)):
+        folder.write(tmp_path / name)
+    (tmp_path / "manifest" / "model.yaml").write_text("nnunet: {orientation: RAS}\n")
+    expected = answer_of_nnunetv2(tmp_path / "manifest", [turned])[:, ::-1, ::-1]
+    assert np.mean(expected == answer_of_nnunetv2(tmp_path / "manifest", [image])) < 0.9
+    for name in ("plans", "manifest"):
+        [found] = served(tmp_path / name, image)
+        assert np.mean(found.labels.array == expected) >= 0.999, name
 
 
 def test_pictures_are_segmented(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ class NnUNetFolder(Runtime):
     def prepare(self, case: Case) -> Prepared:
         manifest = self.model.manifest
         image = load(case, [channel.name for channel in manifest.channels])
-        if self._chosen.orientation:
-            image = orient(image, self._chosen.orientation)
+        if orientation := self._chosen.orientation or self._predictor.orientation:
+            image = orient(image, orientation)
         spacing_mm = PICTURE_SPACING_MM if manifest.dimensions == 2 else _spacing(case, image)
         arrays = image.values.permute(0, 3, 2, 1).numpy()
         inputs, properties = self._predictor.prepare(arrays, spacing_mm)

@@ -36,6 +36,7 @@ _LINEAR: Mapping[str, Mapping[str, Any]] = {
 }
 """nnunetv2's functions that bring scores to a case's voxels by linear interpolation, and the arguments with which they
 do; where voxels are much longer along one axis, they take the nearest slice along that."""
+_REORIENTING = "NibabelIOWithReorient"
 
 
 class FolderPredictor:
@@ -80,6 +81,11 @@ class FolderPredictor:
         folds = self._predictor.list_of_parameters
         kept: int = sum(tensor.nbytes for weights in folds for tensor in weights.values())
         return self.network.size_bytes + kept
+
+    @property
+    def orientation(self) -> str | None:
+        """Where the axes x, y, z of images point when the plans' reader hands them on; None where it leaves them."""
+        return "RAS" if self._predictor.plans_manager.plans["image_reader_writer"] == _REORIENTING else None
 
     @property
     def flat(self) -> bool:
