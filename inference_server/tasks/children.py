@@ -20,6 +20,7 @@ from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
 from inference_server.tasks.record import Holder
 from inference_server.tasks.runner import Computes, Runner
+from inference_server.tasks.scratch import SCRATCH, Scratch
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Child:
         self._open_engine = open_engine
         self._announce = announce
         self._parent = os.getpid()
+        self._scratch = Scratch(settings.data_dir / SCRATCH)
         self._claims: Claims | None = None
         self._runner: Runner | None = None
 
@@ -60,6 +62,8 @@ class Child:
         self._announce("up", os.getpid())
         _allow_children()
         _volunteer_for_oom()
+        self._scratch.sweep()
+        self._scratch.take()
         self._claims, self._runner = self._open()
         if self._settings.preload:
             self._runner.preload()

@@ -17,6 +17,7 @@ from inference_server.tasks.blobs import Blobs, open_blobs
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
 from inference_server.tasks.record import Problem, Status
+from inference_server.tasks.scratch import SCRATCH, Scratch
 from inference_server.tasks.service import Served, Turns
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Housekeeper:
         self._turns = turns
         self._models = models
         self._clock = clock
+        self._scratch = Scratch(settings.data_dir / SCRATCH)
         self._missing_before: set[str] = set()
         self._short_before: dict[str, int] = {}
         self._blobs_swept_at = -BLOBS_EVERY_S
@@ -79,6 +81,8 @@ class Housekeeper:
         self._note("returned to the queue after a lost worker", self._claims.expire_leases())
         self._send_missing_turns()
         self._remove_data()
+        self._remove(self._blobs.abandoned())
+        self._scratch.sweep()
         if self._clock() - self._blobs_swept_at >= BLOBS_EVERY_S:
             self._blobs_swept_at = self._clock()
             self._remove_orphans()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from inference_server.errors import ResultGone, SettingsError, StorageFull, StoreUnavailable
-from inference_server.tasks.blobs import Blobs, LocalBlobs, open_blobs
+from inference_server.tasks.blobs import Blobs, LocalBlobs, local, open_blobs
 from inference_server.tasks.blobs.local import disk_errors
 from inference_server.tasks.blobs.memory import MemoryBlobs
 
@@ -190,3 +192,47 @@ def test_the_folders_of_blobs_are_for_their_owner_only(tmp_path: Path) -> None:
     _put(LocalBlobs(tmp_path / "blobs"), b"x")
     folders = [path for path in (tmp_path / "blobs", *(tmp_path / "blobs").rglob("*")) if path.is_dir()]
     assert [path.stat().st_mode & 0o777 for path in folders] == [0o700] * 3
+
+
+STAGER = """
+import sys
+from pathlib import Path
+from inference_server.tasks.blobs import LocalBlobs
+staged = LocalBlobs(Path(sys.argv[1])).stage()
+staged.write_bytes(b"half a case")
+print(staged.name, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_was_writing_is_found_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "LOCKING_S", -1.0)
+    blobs = LocalBlobs(tmp_path)
+    writing, stored = blobs.stage(), _put(blobs, b"a case")
+    command = [sys.executable, "-c", STAGER, str(tmp_path)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout
+    left = other.stdout.readline().strip()
+    assert blobs.abandoned() == []
+    other.kill()
+    other.communicate()
+    assert blobs.abandoned() == [left]
+    blobs.delete(left)
+    assert blobs.abandoned() == []
+    assert writing.exists()
+    assert blobs.older_than(-10.0) in ([stored, writing.name], [writing.name, stored])
+
+
+def test_a_file_that_is_staged_at_this_moment_is_not_abandoned(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    (tmp_path / "staging" / ("0" * 32)).touch()
+    assert blobs.abandoned() == []
+
+
+def test_staging_keeps_no_file_open_afterwards(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        _put(blobs, b"x")
+        blobs.discard(blobs.stage())
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -264,3 +264,14 @@ def test_children_die_before_anything_else_when_the_machine_runs_out_of_memory(s
     parent = int(Path(f"/proc/{worker.process.pid}/oom_score_adj").read_text())
     assert scores == {500}
     assert parent < 500
+
+
+def test_temporary_files_of_a_killed_child_are_private_and_go_with_it(server: Server, worker: Worker) -> None:
+    folder = server.settings.data_dir / "scratch"
+    assert {path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir()) if path.is_dir()} == {0o700}
+    assert server.ended(server.submit("litter")).status is Status.FAILED
+    litter = Path((server.settings.data_dir / "litter").read_text())
+    assert folder in litter.parents
+    until(lambda: len(worker.children()) == 2 and not litter.exists())
+    until(lambda: len([path for path in folder.iterdir() if path.is_dir()]) == 2)
+    assert not [path for path in folder.rglob("*") if path.is_file() and path.parent != folder]

@@ -40,6 +40,9 @@ class Blobs(Protocol):
     def older_than(self, age_s: float) -> list[str]:
         """Return the keys of blobs and staged files older than `age_s` seconds."""
 
+    def abandoned(self) -> list[str]:
+        """Return the keys of staged files whose process has ended."""
+
     def free_bytes(self) -> int | None:
         """Return the free space, or None where the place has no limit."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from typing import BinaryIO
 from inference_server.errors import ResultGone, StorageFull, StoreUnavailable
 
 _KEY = re.compile(r"[0-9a-f]{32}")
+LOCKING_S = 10.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -34,7 +36,8 @@ class LocalBlobs:
     """Files in a folder, readable by their owner only.
 
     A key is 32 random hexadecimal digits and the file's name from the moment it is staged, so that a staged file left
-    by a crash is found and removed like any other blob.
+    by a crash is found and removed like any other blob. While it is staged it is locked, which the kernel undoes when
+    the process ends: that tells what a crash has left from what is being written.
 
     Args:
         folder: made if need be.
@@ -43,6 +46,7 @@ class LocalBlobs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
         self._staging = self._folder / "staging"
+        self._locks: dict[Path, int] = {}
         with disk_errors():
             for private in (self._folder, self._staging):
                 private.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -51,7 +55,9 @@ class LocalBlobs:
         """Return the path of a new empty file to write into; `put` or `discard` ends it."""
         path = self._staging / uuid.uuid4().hex
         with disk_errors():
-            path.touch(mode=0o600, exist_ok=False)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._locks[path] = descriptor
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         return path
 
     def put(self, staged: Path) -> str:
@@ -65,6 +71,7 @@ class LocalBlobs:
                 _sync_folder(self._folder)
             staged.rename(target)
             _sync_folder(target.parent)
+        self._unlock(staged)
         return key
 
     def discard(self, staged: Path) -> None:
@@ -72,6 +79,7 @@ class LocalBlobs:
         self._staged_key(staged)
         with disk_errors():
             staged.unlink(missing_ok=True)
+        self._unlock(staged)
 
     def open(self, key: str) -> BinaryIO:
         """Open a blob for reading.
@@ -105,6 +113,11 @@ class LocalBlobs:
         with disk_errors():
             return [file.name for file in self._files() if _is_older(file, before)]
 
+    def abandoned(self) -> list[str]:
+        """Return the keys of staged files whose process has ended."""
+        with disk_errors():
+            return [path.name for path in self._staging.iterdir() if _is_abandoned(path)]
+
     def free_bytes(self) -> int | None:
         """Return the free space of the folder's disk."""
         with disk_errors():
@@ -114,6 +127,10 @@ class LocalBlobs:
         if not _KEY.fullmatch(key):
             raise ResultGone
         return self._folder / key[:2] / key
+
+    def _unlock(self, staged: Path) -> None:
+        if (descriptor := self._locks.pop(staged, None)) is not None:
+            os.close(descriptor)
 
     def _staged_key(self, staged: Path) -> str:
         if staged.parent != self._staging or not _KEY.fullmatch(staged.name):
@@ -125,6 +142,16 @@ class LocalBlobs:
             if folder.is_dir():
                 with os.scandir(folder) as files:
                     yield from (file for file in files if _KEY.fullmatch(file.name))
+
+
+def _is_abandoned(staged: Path) -> bool:
+    """A file that was made a moment ago may not be locked yet."""
+    try:
+        with staged.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return os.fstat(file.fileno()).st_ctime < time.time() - LOCKING_S
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _is_older(file: os.DirEntry[str], before: float) -> bool:

@@ -74,6 +74,10 @@ class MemoryBlobs:
         times = staged | {key: since for key, (_, since) in self._blobs.items()}
         return [key for key, since in times.items() if since < before]
 
+    def abandoned(self) -> list[str]:
+        """Return nothing: all of it ends with the process."""
+        return []
+
     def free_bytes(self) -> int | None:
         """Return None: there is no limit."""
         return None
