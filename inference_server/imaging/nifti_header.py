@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference_server.errors import InvalidVolume, MalformedMessage
+from inference_server.imaging.directions import perpendicular
 from inference_server.imaging.nifti_transforms import TO_LPS, index_to_lps, qform, quaternion, sform
 from inference_server.imaging.volume import Direction, Geometry, ScalingFactor, Shape, Vector
 
@@ -232,8 +233,8 @@ def _from_affine(affine: NDArray[np.float64], shape: Shape) -> Geometry:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing.min() <= 0:
         raise InvalidVolume("The image's spacing must be positive along every axis; an axis has length 0.")
-    direction = affine[:3, :3] / spacing + 0.0
-    return Geometry(shape, _vector(spacing), _vector(affine[:3, 3] + 0.0), _direction(direction))
+    direction = perpendicular(_direction(affine[:3, :3] / spacing + 0.0))
+    return Geometry(shape, _vector(spacing), _vector(affine[:3, 3] + 0.0), direction)
 
 
 def _geometry_fields(geometry: Geometry) -> NDArray[Any]:

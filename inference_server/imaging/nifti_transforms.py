@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference_server.errors import InvalidVolume
+from inference_server.imaging.directions import check_perpendicular
 
+SCANNER = 1
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -24,11 +26,13 @@ def index_to_lps(fields: NDArray[Any]) -> NDArray[np.float64]:
     A header without a transform gives its spacing along LPS axes from the origin, as SimpleITK does.
 
     Raises:
-        InvalidVolume: a transform holds NaN or infinity.
+        InvalidVolume: a transform holds NaN or infinity, or the sform says that the scanner's own grid is sheared.
     """
     has_qform, has_sform = fields["qform_code"] > 0, fields["sform_code"] > 0
     if not has_qform and not has_sform:
         return np.diag([*_finite(fields["pixdim"][1:4]), 1.0])
+    if fields["sform_code"] == SCANNER:  # a qform beside it cannot say so; in other spaces shear comes of registration
+        _check_not_sheared(sform(fields)[:3, :3])
     if has_sform and (not has_qform or _sform_wins(fields)):
         return TO_LPS @ sform(fields)
     return TO_LPS @ qform(fields)
@@ -61,6 +65,12 @@ def _sform_wins(fields: NDArray[Any]) -> bool:
     rotation = sform(fields)[:3, :3] / fields["pixdim"][1:4].astype(np.float64)
     rigid = np.allclose(rotation.T @ rotation, np.eye(3), atol=1e-3)
     return bool(rigid and (fields["sform_code"] == 1 or np.allclose(sform(fields), qform(fields), atol=1e-3)))
+
+
+def _check_not_sheared(matrix: NDArray[np.float64]) -> None:
+    lengths = np.linalg.norm(matrix, axis=0)
+    if lengths.min() > 0:
+        check_perpendicular(matrix / lengths)
 
 
 def _rotation(b: float, c: float, d: float) -> NDArray[np.float64]:

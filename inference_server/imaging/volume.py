@@ -16,6 +16,7 @@ Vector = tuple[float, float, float]
 Direction = tuple[float, float, float, float, float, float, float, float, float]
 ScalingFactor = tuple[int, int, int]
 
+DEGENERATE = "The image's axes do not span three dimensions; its direction matrix is degenerate."
 IDENTITY: Direction = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -46,7 +47,7 @@ class Geometry:
         if min(self.spacing_mm) <= 0:
             raise InvalidVolume(f"The image's spacing must be positive along every axis, it is {self.spacing_mm} mm.")
         if abs(np.linalg.det(np.reshape(self.direction, (3, 3)))) < 1e-3:
-            raise InvalidVolume("The image's axes do not span three dimensions; its direction matrix is degenerate.")
+            raise InvalidVolume(DEGENERATE)
 
     @property
     def voxels(self) -> int:

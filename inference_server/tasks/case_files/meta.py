@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from inference_server.errors import BadRequest, InvalidVolume, MalformedMessage
+from inference_server.imaging.directions import perpendicular
 from inference_server.imaging.volume import Direction, Geometry, ScalingFactor, Vector
 
 _LARGEST = 1e300
@@ -37,7 +38,8 @@ class ImageMeta:
         Raises:
             InvalidVolume: together they are no valid geometry.
         """
-        said = {"spacing_mm": self.spacing_mm, "origin_mm": self.origin_mm, "direction": self.direction}
+        direction = self.direction and perpendicular(self.direction)
+        said = {"spacing_mm": self.spacing_mm, "origin_mm": self.origin_mm, "direction": direction}
         return replace(geometry, **{name: value for name, value in said.items() if value is not None})  # type: ignore[arg-type]
 
 

@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from nifti_files import GEOMETRY_BYTES, affine, nifti, oblique, orientations, packed
 
+from inference_server.errors import InvalidVolume
 from inference_server.imaging.nifti import read_header, read_volume, refined_header, write_labels
 from inference_server.imaging.volume import Geometry, Volume
 
@@ -99,14 +100,47 @@ def test_without_a_header_labels_are_written_from_the_geometry(matrix: np.ndarra
     assert np.allclose(sitk_affine(path), given.affine, atol=1e-5)
 
 
-def test_a_sheared_geometry_is_written_and_read_as_it_is(tmp_path: Path) -> None:
-    sheared = affine(np.array([[1, 0.3, 0], [0, 1, 0], [0, 0, 1]]))
-    given = read_header(io.BytesIO(nifti(IMAGE, sheared, qform_code=0))).geometry
-    assert np.allclose(LPS @ given.affine, sheared, atol=1e-5)
-    path = tmp_path / "labels.nii"
-    write_labels(path, Volume(np.zeros(given.shape, np.uint8), given))
-    assert nibabel.load(path).header["qform_code"] == 0
-    assert np.allclose(nibabel.load(path).affine, sheared, atol=1e-5)
+TILT = np.array([[1, 0, 0], [0, 1, np.sin(np.deg2rad(13.5))], [0, 0, np.cos(np.deg2rad(13.5))]])
+"""Directions of the axes of a CT whose gantry was tilted by 13.5 degrees."""
+
+
+@pytest.mark.parametrize(("qform_code", "sform_code"), [(0, 1), (1, 1), (0, 4)])
+def test_a_sheared_image_is_refused_in_words(qform_code: int, sform_code: int) -> None:
+    """Also beside a qform, which cannot say that the scanner's grid is sheared."""
+    content = nifti(IMAGE, affine(TILT), qform_code=qform_code, sform_code=sform_code)
+    with pytest.raises(InvalidVolume, match=r"sheared: .* 13\.5 degrees .* Please send it resampled"):
+        read_header(io.BytesIO(content))
+
+
+def test_a_registration_that_shears_does_not_count_beside_a_scanners_own_geometry(tmp_path: Path) -> None:
+    path = tmp_path / "image.nii"
+    path.write_bytes(nifti(IMAGE, affine(TILT), sform_code=4))
+    assert np.allclose(read_header(path).geometry.affine, sitk_affine(path), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_axes_that_noise_made_oblique_are_taken_as_perpendicular(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    rotation = oblique(seed)[:3, :3] / np.linalg.norm(oblique(seed)[:3, :3], axis=0)
+    noisy = affine(rotation + np.random.default_rng(seed).normal(0, 1e-4, (3, 3)))
+    content = nifti(IMAGE, noisy, qform_code=0)
+    caplog.set_level("INFO")
+    header = read_header(io.BytesIO(content))
+    axes = np.reshape(header.geometry.direction, (3, 3))
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(LPS @ header.geometry.affine, noisy, atol=3e-4 * 3)
+    assert np.sign(np.linalg.det(axes)) == np.sign(np.linalg.det(rotation))
+    assert [record.message for record in caplog.records] == ["image axes made perpendicular"]
+    assert 1e-6 < caplog.records[0].off_by < 1e-3  # type: ignore[attr-defined]
+    labels = Volume(np.ones(header.geometry.shape, np.uint8), header.geometry, header.raw)
+    raw = read_header(io.BytesIO(written(labels))).raw
+    assert [raw[part] for part in GEOMETRY_BYTES] == [content[part] for part in GEOMETRY_BYTES]
+
+
+def test_what_single_precision_does_to_axes_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for matrix in AFFINES:
+        read_header(io.BytesIO(nifti(IMAGE, matrix, qform_code=0)))
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from inference_server.tasks.case_zip import check_case, read_case
 
 FIRST, SECOND, THIRD = (f"tmp_000{i}.nii.gz" for i in range(3))
 META, NEWER = "meta.json", "tmp_0000.meta.json"
+SHEARED = [1.0, 0.0, 0.0, 0.0, 1.0, 0.25, 0.0, 0.0, 0.968]
+SHEARED_AFFINE = np.array([[2.0, 0, 0, 0], [0, 2, 0.5, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
 CONTOUR = {"c.nii.gz": image(ARRAY.astype(np.uint8)), "c.json": {"name": "Doe"}}
 
 
@@ -64,6 +66,8 @@ def refusal(path: Path, manifest: Manifest | None = None, limits: Settings = LIM
         ({FIRST: image(), NEWER: {"origin": [0, 0, 10**400]}}, InvalidVolume, f"{NEWER}: origin"),
         ({FIRST: image(), NEWER: {"direction": [1, 0, 0]}}, InvalidVolume, f"{NEWER}: direction"),
         ({FIRST: image(), NEWER: {"direction": [0] * 9}}, InvalidVolume, NEWER),
+        ({FIRST: image(), NEWER: {"direction": SHEARED}}, InvalidVolume, NEWER),
+        ({FIRST: image(affine=SHEARED_AFFINE)}, InvalidVolume, FIRST),
         ({FIRST: image(), META: {"scaling_factor": [1, 1, 2]}, NEWER: {"scaling_factor": [1, 2, 2]}},
          MalformedMessage, "meta.json: scaling_factor"),
         ({FIRST: image(), "tmp_0000.dicom_info.json": {"PatientName": "Doe"}},
