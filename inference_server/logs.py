@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from pathlib import Path
 
 import structlog
 
@@ -19,6 +21,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
+        _without_values,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     formatter = structlog.stdlib.ProcessorFormatter(
@@ -37,9 +40,32 @@ def configure_logging(settings: Settings) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def _frames(error: BaseException) -> list[str]:
+    """Return where an exception came from, the innermost place last, without any value: those may be a patient's."""
+    found = traceback.extract_tb(error.__traceback__)
+    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in found]
+
+
+def _without_values(_logger: object, _method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Say of an exception what it is, why, if the system says so, and where it came from; nothing that it says."""
+    error = (event.pop("exc_info", None) or (None, None))[1]
+    if error is not None:
+        chain = _chain(error)
+        event["error"] = " from ".join(type(one).__name__ for one in chain)
+        reasons = [one.strerror for one in chain if isinstance(one, OSError) and one.strerror]
+        return {**event, **({"reason": reasons[0]} if reasons else {}), "frames": _frames(chain[-1])}
+    return event
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
 def _renderers(as_json: bool) -> list[structlog.types.Processor]:
     if as_json:
-        return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-    return [
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-    ]
+        return [structlog.processors.JSONRenderer()]
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]

@@ -37,8 +37,15 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except (DBAPIError, PoolTimeout) as exc:
-        log.error("database error", extra={"reason": str(exc.__cause__ or exc)})
+        log.error("database error", extra={"reason": _reason(exc)})
         raise StoreUnavailable from exc
+
+
+def _reason(exc: Exception) -> str:
+    """Say what is wrong; PostgreSQL quotes the values of a row that it refuses, and names its errors by a code."""
+    cause = exc.__cause__ or exc
+    state = getattr(cause, "sqlstate", None)
+    return f"{type(cause).__name__} {state}" if state else str(cause)
 
 
 class Database:

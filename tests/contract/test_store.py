@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from records import LEASE_S, Clock, added, claimed, new_task, task_in
 
-from inference_server.errors import BadRequest, Conflict, UnknownTask
+from inference_server.errors import BadRequest, Conflict, StoreUnavailable, UnknownTask
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.record import Holder, Priority, Status, Task
 from inference_server.tasks.store import Store, TaskFilter
@@ -232,3 +232,13 @@ def test_a_running_task_that_is_cancelled_is_free_of_its_holder(store: Store, cl
     assert task.phase is None
     assert claims.renew(claim, LEASE_S) is False
     assert claims.lose(claim.holder.worker, []) == []
+
+
+def test_what_a_database_refuses_is_logged_without_its_values(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    new = new_task(uid="DOE^JANE")
+    store.add(new)
+    with pytest.raises(StoreUnavailable):
+        store.add(new)
+    assert [record.getMessage() for record in caplog.records] == ["database error"]
+    assert "DOE" not in str(vars(caplog.records[0]))
+    assert caplog.records[0].reason

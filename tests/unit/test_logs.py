@@ -42,3 +42,24 @@ def test_the_death_of_a_pools_process_is_a_line_like_any_other(
     (line,) = lines(capsys)
     assert line["event"] == "Process 'ForkPoolWorker-2' pid:7 exited with 'signal 9 (SIGKILL)'"
     assert (line["level"], line["logger"]) == ("error", "multiprocessing")
+
+
+def _fail() -> None:
+    patient = "DOE^JANE"
+    try:
+        raise OSError(28, "No space left on device", f"/tmp/{patient}")
+    except OSError as exc:
+        raise ValueError(f"cannot keep {patient}") from exc
+
+
+@pytest.mark.parametrize("log_json", [True, False])
+def test_an_exception_is_told_without_its_values(log_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(Settings(log_json=log_json))
+    try:
+        _fail()
+    except ValueError:
+        logging.getLogger("inference_server.x").exception("sweep failed")
+    written = capsys.readouterr().err
+    assert "DOE" not in written
+    for told in ("sweep failed", "ValueError from OSError", "No space left on device", "test_logs.py", "_fail"):
+        assert told in written
