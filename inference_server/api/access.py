@@ -96,7 +96,7 @@ class Access:
         Raises:
             NotAuthorised: it carries no token or not a valid one.
             Forbidden: the token does not allow it.
-            Refused: too many tokens that were not valid came from there.
+            SignInLimited: too many tokens that were not valid came from there.
         """
         found = replace(self._caller(request, dialect, presented), dialect=dialect)
         need.check(found)

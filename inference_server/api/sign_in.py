@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -11,7 +10,6 @@ from collections.abc import Callable
 
 from flask import Request
 
-from inference_server.api.problems import Refused, refusal
 from inference_server.errors import SignInLimited
 
 WINDOW_S = 60.0
@@ -55,7 +53,7 @@ class SignInLimit:
         """Refuse a try if there were too many failures.
 
         Raises:
-            Refused: with `SignInLimited`, and with the seconds until the next try is looked at.
+            SignInLimited: with the seconds until the next try is looked at.
         """
         with self._lock:
             failures = self._failures.get(key, deque())
@@ -63,9 +61,9 @@ class SignInLimit:
                 return
             wait_s = failures[0] + WINDOW_S - self._clock()
         if wait_s > 0:
-            refused = refusal(SignInLimited())
-            refused.headers["Retry-After"] = str(math.ceil(wait_s))
-            raise Refused(refused)
+            error = SignInLimited()
+            error.retry_after_s = wait_s
+            raise error
 
     def note_failure(self, key: Key) -> None:
         """Count a failure."""

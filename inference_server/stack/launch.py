@@ -19,10 +19,11 @@ STOP_LIMIT_S = 20.0
 
 @dataclass(frozen=True)
 class LaunchedServer:
-    """A server that is up: its URL and the process id of its supervisor."""
+    """A server that is up: its URL, the process id of its supervisor, and with `--tls` the URL of HTTPS."""
 
     url: str
     pid: int
+    secure_url: str | None = None
 
 
 @contextmanager
@@ -49,15 +50,16 @@ def launched_server(
         command, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, stderr=log, text=True
     )
     try:
-        yield LaunchedServer(_ready_url(process), process.pid)
+        url, *secure = _ready_urls(process)
+        yield LaunchedServer(url, process.pid, *secure)
     finally:
         _stop(process)
 
 
-def _ready_url(process: subprocess.Popen[str]) -> str:
+def _ready_urls(process: subprocess.Popen[str]) -> list[str]:
     for line in process.stdout or ():
         if line.startswith("ready "):
-            return line.split()[1]
+            return line.split()[1:]
     raise SettingsError("The server did not come up; its messages say why.")
 
 

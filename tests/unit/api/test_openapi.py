@@ -120,3 +120,14 @@ def test_its_style_sheet_loads_nothing_from_elsewhere(doors: Doors) -> None:
 def test_no_other_file_is_served_from_there(doors: Doors) -> None:
     assert doors.client.get("/docs/assets/../../__init__.py").status_code == 404
     assert doors.client.get("/docs/assets/%2e%2e/%2e%2e/plugins.py").status_code == 404
+
+
+def test_a_token_is_needed_but_for_health_and_given_in_two_ways(document: dict[str, Any]) -> None:
+    schemes = document["components"]["securitySchemes"]
+    assert {name: (scheme["type"], scheme["scheme"]) for name, scheme in schemes.items()} == {
+        "bearer": ("http", "bearer"),
+        "basic": ("http", "basic"),
+    }
+    for name, operation in operations(document).items():
+        expected = None if "/healthz/" in name else [{"bearer": []}, {"basic": []}]
+        assert operation.get("security") == expected, name

@@ -5,8 +5,8 @@ from flask import Request
 from werkzeug.test import EnvironBuilder
 
 from inference_server.api import sign_in
-from inference_server.api.problems import Refused
 from inference_server.api.sign_in import SignInLimit, authorization, network
+from inference_server.errors import SignInLimited
 
 ALICE, BOB = ("10.0.0.1", "a"), ("10.0.0.1", "b")
 
@@ -18,11 +18,12 @@ class Clock:
         return self.now
 
 
-def refused(limit: SignInLimit, key: tuple[str, str]) -> str | None:
+def refused(limit: SignInLimit, key: tuple[str, str]) -> float | None:
+    """Return how long a key has to wait, None where it need not."""
     try:
         limit.check(key)
-    except Refused as exc:
-        return exc.refused.headers["Retry-After"] if exc.refused.status == 429 else "another status"
+    except SignInLimited as error:
+        return error.retry_after_s
     return None
 
 
@@ -33,19 +34,19 @@ def test_it_is_closed_for_a_minute_from_the_failure_that_is_one_too_many() -> No
         assert refused(limit, ALICE) is None
         limit.note_failure(ALICE)
         clock.now += 10
-    assert refused(limit, ALICE) == "30"
+    assert refused(limit, ALICE) == 30.0
     clock.now += 29.5
-    assert refused(limit, ALICE) == "1"
+    assert refused(limit, ALICE) == 0.5
     clock.now += 0.5
     assert refused(limit, ALICE) is None
     limit.note_failure(ALICE)
-    assert refused(limit, ALICE) == "10"
+    assert refused(limit, ALICE) == 10.0
 
 
 def test_one_token_and_one_address_do_not_lock_out_another() -> None:
     limit = SignInLimit(1, Clock())
     limit.note_failure(ALICE)
-    assert refused(limit, ALICE) == "60"
+    assert refused(limit, ALICE) == 60.0
     assert refused(limit, BOB) is None
     assert refused(limit, ("10.0.0.2", "a")) is None
 
@@ -55,7 +56,7 @@ def test_memory_is_bounded_and_the_oldest_is_forgotten(monkeypatch: pytest.Monke
     limit = SignInLimit(1, Clock())
     for name in "abc":
         limit.note_failure((name, ""))
-    assert [refused(limit, (name, "")) for name in "abc"] == [None, "60", "60"]
+    assert [refused(limit, (name, "")) for name in "abc"] == [None, 60.0, 60.0]
 
 
 @pytest.mark.parametrize(
