@@ -9,14 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 STANDARD_ERROR = 2
 """Messages go there; standard output is for results."""
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
-STEADY_S = 60.0
-"""A part that ran this long is taken to have been well; its next restart is immediate again."""
+STEADY_S = 10.0
+"""A part that was up and ran this long is taken to have been well; its next restart is immediate again."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,12 @@ class Part:
         return self._process.poll() if self._process else None
 
     def plan_restart(self) -> float:
-        """Note that the process died; return the pause in seconds before its next start."""
-        steady = time.monotonic() - self._started > STEADY_S
+        """Note that the process died; return the pause in seconds before its next start.
+
+        What is left of its process group ends: it may hold what the next one needs, such as a port.
+        """
+        self._kill_group()
+        steady = self.ready.is_set() and time.monotonic() - self._started > STEADY_S
         self._pause_s = FIRST_PAUSE_S if steady or not self._pause_s else min(2 * self._pause_s, LONGEST_PAUSE_S)
         self._not_before = time.monotonic() + self._pause_s
         self._process = None
@@ -105,11 +110,13 @@ class Part:
     def kill(self) -> None:
         """End the process and everything in its group."""
         if self._process:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                return
+            self._kill_group()
             self._process.wait()
+
+    def _kill_group(self) -> None:
+        if self._process:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 5.0
 """A task that has waited this long may have lost its turn."""
+ANY_AGE_S = -1.0
+"""Older than this is also what was queued this very moment."""
 BLOBS_EVERY_S = 600.0
 """Looking at every file of the blob store, and at old lines of the audit log, is done this often."""
 
@@ -78,7 +80,7 @@ class Housekeeper:
             StoreUnavailable: the records or the files cannot be reached; the next sweep goes on.
         """
         self._end_what_cannot_run()
-        self._note("returned to the queue after a lost worker", self._claims.expire_leases())
+        self._return_lapsed()
         self._send_missing_turns()
         self._remove_data()
         self._remove(self._blobs.abandoned())
@@ -97,6 +99,13 @@ class Housekeeper:
             problem = Problem(UnknownModel.code, f"The model '{model}' is no longer served. Choose another one.")
             self._note("model withdrawn", self._claims.withdraw(model, problem))
         self._missing_before = missing
+
+    def _return_lapsed(self) -> None:
+        """Return what dead workers held, and say so at once: their own turns are gone with them."""
+        lapsed = self._claims.expire_leases()
+        self._note("returned to the queue after a lost worker", lapsed)
+        for queue in self._claims.waiting(ANY_AGE_S) if lapsed else ():
+            all(self._turns.send(queue) for _ in lapsed)  # the first that cannot be sent is the last that is tried
 
     def _send_missing_turns(self) -> None:
         """Send what is missing in a queue if as much was missing at the sweep before: it may have been on its way."""

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import psutil
+import pytest
 
 from inference_server.stack.part import FIRST_PAUSE_S, LONGEST_PAUSE_S, Part, PartSpec
 
@@ -26,6 +27,28 @@ def test_pauses_before_restarts_grow_up_to_a_bound() -> None:
     pauses = [part.plan_restart() for _ in range(12)]
     assert pauses[:3] == [FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, 4 * FIRST_PAUSE_S]
     assert pauses[-1] == LONGEST_PAUSE_S
+
+
+def test_a_part_that_was_well_is_started_again_almost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = Part(spec("print('ready', flush=True); __import__('time').sleep(60)"))
+    for _ in range(3):
+        part.plan_restart()
+    part.start()
+    assert part.ready.wait(20)
+    monkeypatch.setattr("inference_server.stack.part.STEADY_S", 0.0)
+    part.kill()
+    assert part.plan_restart() == FIRST_PAUSE_S
+
+
+def test_what_a_dead_part_has_started_ends_before_its_next_start() -> None:
+    part = Part(spec("import subprocess as s; print('ready', s.Popen(['sleep', '60']).pid, flush=True)"))
+    part.start()
+    assert part.ready.wait(20)
+    assert part.wait(20)
+    left = psutil.Process(int(part.announced))
+    part.plan_restart()
+    psutil.wait_procs([left], timeout=20)
+    assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
 
 
 PARENT = """

@@ -122,6 +122,14 @@ def test_a_lapsed_lease_returns_the_task_until_its_attempts_are_used_up(world: W
     assert problem.code == "worker_lost"
 
 
+def test_a_task_that_was_returned_gets_its_turn_at_once(world: World) -> None:
+    world.submit()
+    assert world.claims.claim(["default"], HOLDER, 15)
+    world.pass_by(16)
+    world.keeper.sweep()
+    assert world.turns.sent == ["default"]
+
+
 def test_a_task_that_waited_too_long_fails(world: World) -> None:
     task = world.submit()
     world.pass_by(world.settings.queue_time_limit_s + 1)
