@@ -58,6 +58,7 @@ class Report:
     digest: str = ""
     device: str = ""
     precision: str = ""
+    backend: str = ""
     timings_s: Mapping[str, float] = field(default_factory=dict)
     software: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

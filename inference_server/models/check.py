@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from inference_server.models.backends import Mode
 from inference_server.models.case import Report, Result, Segmentation
 from inference_server.models.engine import Engine
 from inference_server.models.example import read_example
@@ -19,26 +20,26 @@ class ModelCheck:
 
     Attributes:
         model: id and version.
-        precision: what it computes in on this device.
+        mode: how it computes on this device.
         volumes_cc: each label's volume in the example, by name; None where the model declares no example.
         classifications: each class's probability in the example.
         report: how the run went.
     """
 
     model: str
-    precision: str
+    mode: str
     volumes_cc: Mapping[str, float] | None
     report: Report
     classifications: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if self.volumes_cc is None:
-            return f"{self.model}: loads ({self.precision}); it declares no example to run"
+            return f"{self.model}: loads ({self.mode}); it declares no example to run"
         volumes = [f"{name} {volume:.1f} cc" for name, volume in self.volumes_cc.items()]
         classes = [f"{name} {probability:.3f}" for name, probability in self.classifications.items()]
         found = ", ".join([*volumes, *classes])
         seconds = sum(self.report.timings_s.values())
-        return f"{self.model}: works ({self.precision}, {seconds:.2f} s on its example): {found}"
+        return f"{self.model}: works ({self.mode}, {seconds:.2f} s on its example): {found}"
 
 
 def check_model(model: Model, engine: Engine) -> ModelCheck:
@@ -50,11 +51,12 @@ def check_model(model: Model, engine: Engine) -> ModelCheck:
     """
     name = f"{model.id} {model.version}"
     runtime = engine.load(model)
+    mode = str(Mode(runtime.backend, runtime.precision))
     case = read_example(model)
     if case is None:
-        return ModelCheck(name, runtime.precision.value, None, Report())
+        return ModelCheck(name, mode, None, Report())
     result = engine.run(model, case)
-    return ModelCheck(name, runtime.precision.value, _volumes(result), result.report, result.classifications)
+    return ModelCheck(name, mode, _volumes(result), result.report, result.classifications)
 
 
 def _volumes(result: Result) -> dict[str, float]:

@@ -103,6 +103,18 @@ class Precision(StrEnum):
     FLOAT16 = "float16"
 
 
+class Backend(StrEnum):
+    """What computes a network."""
+
+    AUTO = "auto"
+    """The fastest that agrees with `eager` on the model's example."""
+    EAGER = "eager"
+    """Torch, operation by operation."""
+    TRACED = "traced"
+    """Torch, from a frozen TorchScript graph."""
+    OPENVINO = "openvino"
+
+
 class Manifest(Declared):
     """What a model takes, what it gives and how it runs."""
 
@@ -139,6 +151,8 @@ class Manifest(Declared):
     dimensions: Literal[2, 3] = 3
     resources: Resources = Resources()
     precision: Precision = Precision.AUTO
+    backend: Backend = Backend.AUTO
+    """On processors; on a GPU it is `eager`."""
     example: str | None = Field(None, description="an image in the model's folder, on which precisions are compared")
     preload: bool = True
     compile: bool = Field(False, description="whether torch.compile makes code of the network, where it can")

@@ -1,48 +1,53 @@
-"""A network on a device, in a precision."""
+"""A network on a device, computed by a backend in a precision."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain
 
 import torch
 
 from inference_server.errors import Cancelled, PredictionError
-from inference_server.models.manifest import Precision
+from inference_server.models.backends import Compute, Mode, open_backend
+from inference_server.models.backends.eager import DTYPES, Eager, first_tensor
+from inference_server.models.manifest import Backend, Precision
 
-DTYPES = {
-    Precision.FLOAT32: torch.float32,
-    Precision.BFLOAT16: torch.bfloat16,
-    Precision.FLOAT16: torch.float16,
-}
+__all__ = ["DTYPES", "Network", "Watched", "check_finite", "first_tensor"]
 
 
 class Network:
-    """Calls a module in its precision and memory layout; takes and gives contiguous float32."""
+    """Computes a module by a backend, in a precision; takes float32 and gives contiguous float32.
+
+    Attributes:
+        heard: told of every window that is computed.
+    """
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._module = module
-        self._dtype = torch.float32
-        self._layout = torch.contiguous_format
+        self._compute: Compute = Eager(module)
+        self.heard: Callable[[torch.Tensor], None] = lambda _: None
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the parameters and buffers."""
-        tensors = chain(self._module.parameters(), self._module.buffers())
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        """Memory that it takes, as far as it is known."""
+        return self._compute.size_bytes
 
-    def use(self, precision: Precision) -> None:
-        """Convert the module in place: half precision goes with channels-last memory."""
-        self._dtype = DTYPES[precision]
-        if precision is not Precision.FLOAT32:
-            self._layout = torch.channels_last_3d
-        self._module.to(dtype=self._dtype, memory_format=self._layout)  # type: ignore[call-overload]
+    @property
+    def refusal(self) -> str:
+        """Why the backend leaves windows to torch, in a few words; empty where it does not."""
+        return self._compute.refusal
+
+    def use(self, precision: Precision, backend: Backend = Backend.EAGER) -> None:
+        """Compute in another way. What a half precision has rounded stays so.
+
+        Raises:
+            ModelLoadError: the backend is not installed.
+        """
+        self._compute = open_backend(self._module, Mode(backend, precision))
 
     def __call__(self, window: torch.Tensor) -> torch.Tensor:
         """Return the scores ``(B, classes, A, B, C)`` of a window ``(B, channels, A, B, C)``."""
-        layout = self._layout if window.ndim == 5 else torch.contiguous_format
-        output = self._module(window.to(self._dtype, memory_format=layout))
-        return first_tensor(output).to(torch.float32, memory_format=torch.contiguous_format)
+        self.heard(window)
+        return self._compute(window)
 
 
 class Watched:
@@ -66,24 +71,6 @@ class Watched:
         self._done += 1
         self._progress(min(1.0, self._done / self._calls))
         return scores
-
-
-def first_tensor(output: object) -> torch.Tensor:
-    """Return the segmentation of a network's output: of several tensors, as deep supervision gives them, the first.
-
-    Raises:
-        PredictionError: there is no tensor in it.
-    """
-    while not isinstance(output, torch.Tensor):
-        values = (
-            list(output.values() if isinstance(output, dict) else output)
-            if isinstance(output, dict | list | tuple)
-            else []
-        )
-        if not values:
-            raise PredictionError("The model's network gave something that is not an image.")
-        output = values[0]
-    return output
 
 
 def check_finite(scores: torch.Tensor) -> None:

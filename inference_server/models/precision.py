@@ -1,4 +1,4 @@
-"""Which number format a network computes in: the fastest one that gives the same labels, found out once per machine."""
+"""By which backend and in which number format a network computes: the fastest that gives the same labels."""
 
 from __future__ import annotations
 
@@ -6,156 +6,108 @@ import hashlib
 import json
 import logging
 import os
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from inference_server.errors import PredictionError
-from inference_server.models.case import Case, Result
+from inference_server.models.backends import Mode, is_installed, modes
 from inference_server.models.device import describe_device
 from inference_server.models.example import read_example
-from inference_server.models.manifest import Precision
-from inference_server.models.runtimes.base import Prediction, Runtime
+from inference_server.models.manifest import Backend, Manifest, Precision
+from inference_server.models.runtimes.base import Runtime
+from inference_server.models.trials import Agreement, Outcome, Trials, enter, warm_up
 
 logger = logging.getLogger(__name__)
 
-AGREEMENT = 0.999
-"""Least share of voxels whose label is that of float32."""
-GAIN = 1.1
-"""How many times faster than float32 a format has to be to be worth anything."""
-TIMED_RUNS = 4
-TIMED_S = 2.0
 
+def settle(runtime: Runtime, device: torch.device, *, cache_dir: Path | None) -> Outcome:
+    """Have a runtime, loaded and in the plain mode, compute as its manifest asks for.
 
-@dataclass(frozen=True)
-class Verdict:
-    """The precision chosen for a model on a device, and what was seen."""
+    Where that leaves a choice, the modes that are possible on this device are tried on the model's example, and the
+    outcome is remembered in `cache_dir` by the model's digest, the device and the versions of what computes. A model
+    without an example computes plainly, in so far as its manifest does not say otherwise.
 
-    precision: Precision
-    agreement: float = 1.0
-    float32_s: float = 0.0
-    chosen_s: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class _Trial:
-    labels: tuple[np.ndarray, ...]
-    seconds: float
-
-
-def settle(runtime: Runtime, device: torch.device, *, cache_dir: Path | None) -> Verdict:
-    """Have a loaded runtime compute in the precision that its manifest asks for.
-
-    `auto` compares the formats that the device is fast in with float32 on the model's example, and remembers the
-    outcome in `cache_dir` by the model's digest, the device and the version of torch. A model without an example
-    computes in float32.
+    Raises:
+        ModelLoadError: the manifest asks for a backend that is not installed.
     """
-    wanted = runtime.model.manifest.precision
-    verdict = _automatic(runtime, device, cache_dir) if wanted is Precision.AUTO else Verdict(wanted)
-    if verdict.precision is not Precision.FLOAT32:
-        runtime.use(verdict.precision)
-    return verdict
+    if not runtime.choosable:
+        return Outcome(Mode(runtime.backend, runtime.precision))
+    outcome = _chosen(runtime, device, cache_dir)
+    enter(runtime, device, outcome.mode)
+    if runtime.network and outcome.window and device.type == "cpu":
+        warm_up(runtime.network, outcome.window)
+    return outcome
 
 
-def candidates(device: torch.device) -> tuple[Precision, ...]:
-    """Return the formats, apart from float32, for which a device has its own arithmetic."""
-    if device.type == "cuda":
-        return (Precision.FLOAT16, Precision.BFLOAT16)
-    has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return (Precision.BFLOAT16,) if has_bfloat16 else ()
-
-
-def _automatic(runtime: Runtime, device: torch.device, cache_dir: Path | None) -> Verdict:
-    is_comparable = runtime.choosable and runtime.model.manifest.kind == "segmentation"
-    formats = candidates(device) if is_comparable else ()
-    if not formats or runtime.model.manifest.example is None:
-        return Verdict(Precision.FLOAT32)
-    path = cache_dir / f"{_fingerprint(runtime, device)}.json" if cache_dir else None
-    verdict = path and _remembered(path)
-    if verdict:
-        return verdict
-    verdict = _compare(runtime, device, formats)
-    logger.info("precision chosen", extra={"model": runtime.model.id, **asdict(verdict)})
+def _chosen(runtime: Runtime, device: torch.device, cache_dir: Path | None) -> Outcome:
+    manifest, possible = runtime.model.manifest, _possible(runtime, device)
+    if len(possible) <= 1 or manifest.kind != "segmentation" or manifest.example is None:
+        return Outcome(_declared(manifest, device))
+    path = cache_dir / f"{_fingerprint(runtime, device, possible)}.json" if cache_dir else None
+    outcome = path and _remembered(path)
+    if outcome:
+        return outcome
+    outcome = _find(runtime, device, possible)
     if path:
-        _remember(path, verdict)
-    return verdict
+        _remember(path, outcome)
+    return outcome
 
 
-def _compare(runtime: Runtime, device: torch.device, formats: Sequence[Precision]) -> Verdict:
-    """Try each format; the runtime computes in float32 afterwards."""
+def _possible(runtime: Runtime, device: torch.device) -> tuple[Mode, ...]:
+    found = modes(device, runtime.model.manifest)
+    return found if runtime.network else tuple(mode for mode in found if mode.backend is Backend.EAGER)
+
+
+def _declared(manifest: Manifest, device: torch.device) -> Mode:
+    """Return what a manifest asks for, and the plainest where it leaves a choice."""
+    free = manifest.backend is Backend.AUTO or device.type != "cpu"
+    precision = Precision.FLOAT32 if manifest.precision is Precision.AUTO else manifest.precision
+    return Mode(Backend.EAGER if free else manifest.backend, precision)
+
+
+def _find(runtime: Runtime, device: torch.device, possible: Sequence[Mode]) -> Outcome:
     case = read_example(runtime.model)
     assert case is not None
-    exact = _try(runtime, case)
-    best = Verdict(Precision.FLOAT32, 1.0, exact.seconds, exact.seconds)
-    for precision in formats:
-        trial = _try_in(runtime, case, precision)
-        runtime.load(device)
-        agreement = _agreement(exact, trial) if trial else 0.0
-        if trial and agreement >= AGREEMENT and trial.seconds * GAIN < best.chosen_s:
-            best = Verdict(precision, agreement, exact.seconds, trial.seconds)
-    return best
+    outcome = Trials(runtime, device, case).best(possible)
+    logger.info(
+        "mode chosen",
+        extra={
+            "model": runtime.model.id,
+            "mode": str(outcome.mode),
+            **asdict(outcome.agreement),
+            "plain_s": outcome.plain_s,
+            "chosen_s": outcome.chosen_s,
+        },
+    )
+    return outcome if outcome.mode in possible else Outcome(_declared(runtime.model.manifest, device))
 
 
-def _try_in(runtime: Runtime, case: Case, precision: Precision) -> _Trial | None:
-    """Run a case in a precision; None where the network cannot be computed in it."""
-    try:
-        runtime.use(precision)
-        return _try(runtime, case)
-    except (PredictionError, RuntimeError) as exc:
-        logger.info(
-            "precision not possible", extra={"model": runtime.model.id, "precision": precision, "why": type(exc)}
-        )
-        return None
-
-
-def _try(runtime: Runtime, case: Case) -> _Trial:
-    """Run a case for its labels and its duration; a short one again, since the first run of anything is slow."""
-    prediction, seconds = _predict(runtime, case)
-    labels = _labels(runtime.restore(prediction))
-    durations = [seconds]
-    while len(durations) < TIMED_RUNS and sum(durations) < TIMED_S:
-        durations.append(_predict(runtime, case)[1])
-    return _Trial(labels, min(durations))
-
-
-def _predict(runtime: Runtime, case: Case) -> tuple[Prediction, float]:
-    prepared = runtime.prepare(case)
-    started = time.perf_counter()
-    prediction = runtime.predict(prepared, progress=lambda _: None, cancelled=lambda: False)
-    return prediction, time.perf_counter() - started
-
-
-def _labels(result: Result) -> tuple[np.ndarray, ...]:
-    return tuple(segmentation.labels.array for segmentation in result.segmentations)
-
-
-def _agreement(exact: _Trial, other: _Trial) -> float:
-    return min(float(np.mean(a == b)) for a, b in zip(exact.labels, other.labels, strict=True))
-
-
-def _fingerprint(runtime: Runtime, device: torch.device) -> str:
-    facts = (runtime.model.digest, describe_device(device), torch.get_num_threads(), torch.__version__)
+def _fingerprint(runtime: Runtime, device: torch.device, possible: Sequence[Mode]) -> str:
+    openvino = version("openvino") if is_installed(Backend.OPENVINO) else ""
+    names = ", ".join(map(str, possible))
+    facts = (runtime.model.digest, describe_device(device), torch.get_num_threads(), torch.__version__, openvino, names)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
-def _remembered(path: Path) -> Verdict | None:
+def _remembered(path: Path) -> Outcome | None:
     try:
-        content = json.loads(path.read_text())
-        return Verdict(**{**content, "precision": Precision(content["precision"])})
+        found = json.loads(path.read_text())
+        mode = Mode(Backend(found["mode"]["backend"]), Precision(found["mode"]["precision"]))
+        agreement = Agreement(**found["agreement"])
+        return Outcome(mode, agreement, found["plain_s"], found["chosen_s"], tuple(found["window"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _remember(path: Path, verdict: Verdict) -> None:
+def _remember(path: Path, outcome: Outcome) -> None:
     """Write in one step: several processes may find out the same at a time. Without the note it is found out again."""
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(asdict(verdict)))
+        partial.write_text(json.dumps(asdict(outcome)))
         partial.replace(path)
     except OSError as exc:
-        logger.warning("precision not remembered", extra={"why": exc.strerror})
+        logger.warning("mode not remembered", extra={"why": exc.strerror})

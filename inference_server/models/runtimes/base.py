@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from inference_server.errors import PredictionError
+from inference_server.models.backends import Mode
 from inference_server.models.case import Case, Result, Segmentation
 from inference_server.models.hooks import Hooks
-from inference_server.models.manifest import Precision
+from inference_server.models.manifest import Backend, Precision
+from inference_server.models.network import Network
 from inference_server.models.registry import Model
 from inference_server.models.trouble import Effort
 
@@ -63,6 +65,7 @@ class Runtime(ABC):
     def __init__(self, model: Model) -> None:
         self.model = model
         self.precision = Precision.FLOAT32
+        self.backend = Backend.EAGER
         self.effort = Effort()
         """How much memory `predict` may take."""
 
@@ -80,6 +83,23 @@ class Runtime(ABC):
     def notes(self) -> tuple[str, ...]:
         """What is not done as the manifest asks for, and why, in sentences."""
         return ()
+
+    @property
+    def network(self) -> Network | None:
+        """The loaded network, where any backend can compute it."""
+        return None
+
+    def compute(self, mode: Mode) -> None:
+        """Compute in another way from here on; what a half precision has rounded only `load` undoes.
+
+        Raises:
+            ModelLoadError: the backend is not installed.
+        """
+        if self.network:
+            self.network.use(mode.precision, mode.backend)
+        else:
+            self.use(mode.precision)
+        self.precision, self.backend = mode.precision, mode.backend
 
     @property
     def choosable(self) -> bool:

@@ -13,10 +13,11 @@ from monai.inferers import SimpleInferer
 from monai.transforms import SaveImaged
 
 from inference_server.errors import ModelLoadError, PredictionError
+from inference_server.models.backends import Mode
 from inference_server.models.bundle import Config, post_processing, read_inference_config
 from inference_server.models.case import Case, Result, Segmentation
 from inference_server.models.classify import guess_activation, restore_classes
-from inference_server.models.manifest import Precision
+from inference_server.models.manifest import Backend, Precision
 from inference_server.models.network import Network, check_finite
 from inference_server.models.registry import Model
 from inference_server.models.restore import activate, restore_labels, restore_scores
@@ -49,17 +50,20 @@ class MonaiBundle(Runtime):
         return self._network.size_bytes
 
     @property
+    def network(self) -> Network:
+        return self._network
+
+    @property
     def choosable(self) -> bool:
         return True
 
     def use(self, precision: Precision) -> None:
-        self._network.use(precision)
-        self.precision = precision
+        self.compute(Mode(precision=precision))
 
     def load(self, device: torch.device) -> None:
         folder = self.model.folder.absolute()
         as_written = self.model.manifest.restore == "labels" and self.model.manifest.kind == "segmentation"
-        self._device, self.precision = device, Precision.FLOAT32
+        self._device, self.precision, self.backend = device, Precision.FLOAT32, Backend.EAGER
         self._config = read_inference_config(folder)
         with bundle_code(folder):
             parser = open_parser(folder, device)

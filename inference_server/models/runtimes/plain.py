@@ -11,11 +11,12 @@ import torch
 from monai.inferers import SimpleInferer
 
 from inference_server.errors import PredictionError
+from inference_server.models.backends import Mode
 from inference_server.models.bundle import Activation
 from inference_server.models.case import Case, Result, Segmentation
 from inference_server.models.classify import restore_classes
 from inference_server.models.files import weights_path
-from inference_server.models.manifest import Manifest, Precision
+from inference_server.models.manifest import Backend, Manifest, Precision
 from inference_server.models.network import Network
 from inference_server.models.preparation import Preparation, Windows
 from inference_server.models.registry import Model
@@ -49,15 +50,18 @@ class PlainRuntime(Runtime):
         return self._network.size_bytes
 
     @property
+    def network(self) -> Network:
+        return self._network
+
+    @property
     def choosable(self) -> bool:
         return True
 
     def use(self, precision: Precision) -> None:
-        self._network.use(precision)
-        self.precision = precision
+        self.compute(Mode(precision=precision))
 
     def load(self, device: torch.device) -> None:
-        self._device, self.precision = device, Precision.FLOAT32
+        self._device, self.precision, self.backend = device, Precision.FLOAT32, Backend.EAGER
         path = weights_path(self.model.manifest, self.model.folder)
         self._network = Network(self.open_module(path, device))
 
