@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Request, g
 
-from inference_server.api.sign_in import SignInLimit, network
+from inference_server.api.sign_in import SignInLimit, is_foreign, is_sent_on_purpose, network
 from inference_server.errors import Forbidden, NotAuthorised
 from inference_server.settings import Settings
 from inference_server.tasks.caller import ANONYMOUS, LOCAL, NO_AUTH, Caller, Scope
@@ -104,6 +104,8 @@ class Access:
 
     def _caller(self, request: Request, dialect: str, presented: str | None) -> Caller:
         if presented is not None and self._tokens.any():
+            if not is_sent_on_purpose(request):
+                raise NotAuthorised("A page of another site has to send its access token as `Bearer`.")
             return self._bearer(request, presented)
         if self._no_auth:
             return NO_AUTH
@@ -133,9 +135,7 @@ def is_local(request: Request) -> bool:
     """
     if not _is_loopback(request.remote_addr or "") or any(name in request.headers for name in FORWARDED):
         return False
-    host = request.headers.get("Host", "")
-    origin = request.headers.get("Origin")
-    return _is_near(host) and origin in (None, f"{request.scheme}://{host}")
+    return _is_near(request.headers.get("Host", "")) and not is_foreign(request)
 
 
 def _is_near(host: str) -> bool:

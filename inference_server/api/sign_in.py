@@ -32,6 +32,20 @@ def authorization(request: Request) -> str | None:
     return given.token if given.type == "bearer" else None
 
 
+def is_foreign(request: Request) -> bool:
+    """Whether a page of another site made a browser send a request.
+
+    Browsers add passwords and cookies to such requests by themselves, but no `Bearer`.
+    """
+    origin = request.headers.get("Origin")
+    return origin is not None and origin.partition("://")[2] != request.headers.get("Host")
+
+
+def is_sent_on_purpose(request: Request) -> bool:
+    """Whether what a request presents was put there by whoever wrote the client, not by a browser on its own."""
+    return not is_foreign(request) or (request.authorization is not None and request.authorization.type == "bearer")
+
+
 class SignInLimit:
     """Counts failures by address and token, in this process alone. Safe to use from many threads.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,3 +49,12 @@ def without_result(task: Task) -> InferenceServerError:
             kinds = {kind.code: kind for kind in all_errors()}
             return kinds.get(task.problem.code, TaskError)(task.problem.message)
     return ResultGone()
+
+
+FINDINGS = ("classifications", "texts", "points", "transforms")
+"""What of a result stands in a task's report."""
+
+
+def without_findings(task: Task) -> Task:
+    """Return a task as those see it who may follow it, but not know what came of it."""
+    return replace(task, report={name: value for name, value in task.report.items() if name not in FINDINGS})

@@ -37,6 +37,7 @@ from inference_server.api.native.submit import submit
 from inference_server.api.problems import PROBLEMS
 from inference_server.tasks.caller import READING, STEERING, Scope
 from inference_server.tasks.record import Status, Task
+from inference_server.tasks.results import without_findings
 from inference_server.tasks.service import Served
 from inference_server.tasks.store import TaskFilter
 
@@ -158,7 +159,7 @@ def get_limits() -> Response:
 def _record(here: Context, task: Task) -> TaskRecord:
     queued = task.status is Status.QUEUED
     return task_record(
-        task,
+        task if caller().may_fetch(task) else without_findings(task),
         base_url=_base_url(),
         now=time.time(),
         position=here.tasks.position(task) if queued else None,

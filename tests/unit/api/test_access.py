@@ -51,6 +51,7 @@ DECISIONS: dict[str, set[str]] = {
 }
 """By route: one of these scopes is needed; none: anybody may come."""
 
+FINDINGS = {"texts": {"note": "a mass"}, "classifications": {"a": 0.5}, "points": {"p": [[1, 2, 3]]}, "transforms": {}}
 REFUSED = (401, 403, 429)
 WRONG = {
     "none": None,
@@ -223,7 +224,10 @@ def test_a_list_has_the_tasks_that_one_may_see(guarded: Guarded) -> None:
 def test_who_operates_may_stop_and_remove_but_not_fetch(guarded: Guarded) -> None:
     guarded.bear("technician", "operate,read-own")
     uid = guarded.submitted_by("alice")
-    guarded.finish(guarded.claim())
+    guarded.finish(guarded.claim(), report={"device": "cpu", **FINDINGS})
+    record = guarded.ask("technician", "GET /api/v1/tasks/<uid>", uid=uid).json
+    assert record["report"] == {"device": "cpu"}
+    assert guarded.ask("alice", "GET /api/v1/tasks/<uid>", uid=uid).json["report"] == {"device": "cpu", **FINDINGS}
     refused = guarded.ask("technician", "GET /api/v1/tasks/<uid>/result", uid=uid)
     assert (refused.status_code, code(refused)) == (403, "forbidden")
     assert guarded.ask("technician", "GET /api/v1/tasks/<uid>/events", uid=uid).status_code == 200
@@ -244,6 +248,26 @@ def test_basic_authentication_takes_the_token_as_the_password(guarded: Guarded) 
         header = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
         answer = guarded.client.get("/api/v1/whoami", headers=header)
         assert answer.json == {"name": "alice", "scopes": ["read-own", "submit"]}
+
+
+def test_a_page_of_another_site_cannot_use_what_a_browser_knows(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = guarded.texts["alice"]
+    basic = {"Authorization": "Basic " + base64.b64encode(f"x:{token}".encode()).decode()}
+    bearer = {"Authorization": f"Bearer {token}"}
+    here, there = {"Origin": "http://localhost"}, {"Origin": "http://evil.example"}
+
+    def status(*headers: dict[str, str]) -> int:
+        given = {name: value for header in headers for name, value in header.items()}
+        client = guarded.app.test_client(use_cookies=False)
+        return client.get("/api/v1/whoami", headers=given).status_code
+
+    assert [status(basic), status(basic, here), status(basic, there)] == [200, 200, 401]
+    assert [status(bearer, here), status(bearer, there)] == [200, 200]
+    native = replace(doors_module.DOORS[0], presented=lambda request: request.cookies.get("session"))
+    monkeypatch.setattr(doors_module, "DOORS", (native, *doors_module.DOORS[1:]))
+    assert [status({"Cookie": f"session={token}"}, origin) for origin in (here, there)] == [200, 401]
 
 
 def test_the_same_key_of_two_bearers_makes_two_tasks(guarded: Guarded) -> None:
