@@ -98,6 +98,9 @@ class Settings(BaseSettings):
         "default", pattern=r"[^\s,]", description="queues a worker listens to, separated by commas; at least one"
     )
     preload: bool = Field(True, description="load every model of the queues when a worker child starts")
+    warm_memory_bytes: int = Field(
+        0, ge=0, description="memory for the models that each worker child keeps loaded; 0: a quarter of the device's"
+    )
     log_json: bool = Field(False, description="write logs as JSON lines")
     log_level: str = Field(
         "INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="lowest level that is logged"

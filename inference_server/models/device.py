@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import platform
 
-import psutil
 import torch
 
 from inference_server.errors import SettingsError
+from inference_server.models.memory import host_memory_bytes
 
 
 def open_device(name: str) -> torch.device:
@@ -39,7 +40,7 @@ def memory_bytes(device: torch.device) -> int:
     """Return how much memory a device has."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(psutil.virtual_memory().total)
+    return host_memory_bytes()
 
 
 def free_memory(device: torch.device) -> None:
@@ -47,3 +48,11 @@ def free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    _trim()
+
+
+def _trim() -> None:
+    """Have the C library return freed memory to the system; glibc keeps most of a dropped model's otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

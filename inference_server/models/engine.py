@@ -231,6 +231,7 @@ def open_engine(settings: Settings, registry: Registry) -> Engine:
         device=open_device(settings.device),
         threads=settings.cpu_threads,
         cache_dir=settings.data_dir / "precision",
+        budget_bytes=settings.warm_memory_bytes or None,
     )
 
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import psutil
-
 from inference_server.models.device import describe_device, memory_bytes, open_device
+from inference_server.models.memory import host_memory_bytes
 from inference_server.models.resources import Machine
-
-CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where versions 2 and 1 of Linux's control groups say how much memory a container may use."""
 
 
 def this_machine(device_name: str) -> Machine:
@@ -22,18 +16,4 @@ def this_machine(device_name: str) -> Machine:
         SettingsError: there is no such device here.
     """
     device = open_device(device_name)
-    host_memory = host_memory_bytes()
-    memory = host_memory if device.type == "cpu" else memory_bytes(device)
-    return Machine(describe_device(device), device.type, memory, host_memory)
-
-
-def host_memory_bytes() -> int:
-    """Return the main memory of this machine, or of the container that this process is confined to."""
-    return min(int(psutil.virtual_memory().total), *map(_limit, CONTAINER_LIMITS))
-
-
-def _limit(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # there is no such file, or it says `max`
-        return 2**63
+    return Machine(describe_device(device), device.type, memory_bytes(device), host_memory_bytes())

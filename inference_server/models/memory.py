@@ -1,4 +1,4 @@
-"""How much memory this process can still have."""
+"""How much memory there is, and how much this process can still have."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from pathlib import Path
 import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where versions 2 and 1 of Linux's control groups say how much memory a container may use."""
+
+
+def host_memory_bytes() -> int:
+    """Return the main memory of this machine, or of the container that this process is confined to."""
+    return min(int(psutil.virtual_memory().total), *map(_limit, CONTAINER_LIMITS))
 
 
 def host_memory_left() -> int:
@@ -31,3 +38,10 @@ def _left_in_container() -> float:
 def _left_of_limit() -> float:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return float("inf") if soft == resource.RLIM_INFINITY else soft - psutil.Process().memory_info().vms
+
+
+def _limit(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # there is no such file, or it says `max`
+        return 2**63
