@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from inference_server.errors import SettingsError, StoreUnavailable
 from inference_server.settings import PREFIX, Settings
 from inference_server.stack.part import Part, PartSpec
 from inference_server.stack.redis import EmbeddedRedis, prepare_redis
+from inference_server.tasks.allocator import allocator_environment
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
 from inference_server.tasks.queue import CeleryTurns, send_turns
@@ -62,7 +64,8 @@ class Supervisor:
         self._claims = Claims(open_database(settings.database), max_attempts=settings.max_attempts)
         self._turns = CeleryTurns(settings)
         self._broker = [Part(PartSpec("redis", redis.command, {}, ready_line=False))] if redis else []
-        self._worker = _own_part("worker", settings, {"REMAP_SIGTERM": "SIGQUIT"})
+        worker_environment = {"REMAP_SIGTERM": "SIGQUIT", **allocator_environment(os.environ)}
+        self._worker = _own_part("worker", settings, worker_environment)
         self._api = _own_part("api", settings)
         self._own = [_own_part("housekeeping", settings), self._worker, self._api]
 
