@@ -6,8 +6,10 @@ import importlib.util
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import typer
 
@@ -15,6 +17,10 @@ from inference_server.commands.serve import Data, Models, Port
 from inference_server.errors import InferenceServerError, SettingsError
 from inference_server.settings import GIB, Settings, load_settings
 from inference_server.stack.redis import find_redis, running_url
+
+LEFT_DAYS = 30
+"""A certificate that is valid for less is due to be replaced."""
+NO_TOKEN = "none yet; whoever is at this machine may do everything, and nobody else gets in"
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Finding:
 
 
 def doctor(data: Data = None, models: Models = None, port: Port = None) -> None:
-    """Check Redis, database, blobs, disk, device, models and ports; says how to mend each."""
+    """Check Redis, database, blobs, disk, device, models, ports, tokens and certificate; says how to mend each."""
     joined = ",".join(str(path.absolute()) for path in models) if models else None
     settings = load_settings({"data_dir": data, "models_dirs": joined, "port": port})
     findings = [_run(name, check, settings) for name, check in CHECKS.items()]
@@ -134,6 +140,33 @@ def _port(settings: Settings) -> Finding:
     return Finding("port", True, f"{settings.port} is free")
 
 
+def _tokens(settings: Settings) -> Finding:
+    if settings.database.startswith("sqlite") and not settings.data_dir.is_dir():
+        return Finding("tokens", True, NO_TOKEN)
+    from inference_server.tasks.database import open_database
+    from inference_server.tasks.tokens import Tokens
+
+    states = [token.state(time.time()) for token in Tokens(open_database(settings.database)).all()]
+    if not states:
+        return Finding("tokens", True, NO_TOKEN)
+    valid = states.count("valid")
+    mend = "" if valid else "Nobody gets in. Make one with `inference-server tokens create NAME`."
+    return Finding("tokens", valid > 0, f"{valid} valid, {len(states) - valid} expired or revoked", mend)
+
+
+def _certificate(settings: Settings) -> Finding:
+    if not settings.tls and not settings.certificate.exists():
+        return Finding("certificate", True, "none; HTTPS is off")
+    from inference_server.stack.certificates import shown
+
+    left = shown(settings.certificate).until - datetime.now(UTC)
+    well = left > timedelta(days=LEFT_DAYS)
+    mend = (
+        "" if well else "Make another one with `inference-server certs --replace`, or renew your own; tell the clients."
+    )
+    return Finding("certificate", well, f"valid for {left.days} more days" if left.days >= 0 else "expired", mend)
+
+
 CHECKS = {
     "broker": _broker,
     "database": _database,
@@ -143,4 +176,6 @@ CHECKS = {
     "models": _models,
     "queues": _queues,
     "port": _port,
+    "tokens": _tokens,
+    "certificate": _certificate,
 }
