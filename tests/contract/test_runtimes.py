@@ -51,6 +51,19 @@ PLAIN = ("network", "torchscript", "exported")
 """Runtimes whose `model.yaml` says how to prepare and restore; the other variants are bundles by their weights."""
 BACKENDS = ("traced", "openvino")
 """What computes a bundle's network instead of torch, operation by operation."""
+TILT, TURN = np.deg2rad(20), np.deg2rad(35)
+ABOUT_X = np.array([[1, 0, 0], [0, np.cos(TILT), -np.sin(TILT)], [0, np.sin(TILT), np.cos(TILT)]])
+ABOUT_Z = np.array([[np.cos(TURN), -np.sin(TURN), 0], [np.sin(TURN), np.cos(TURN), 0], [0, 0, 1]])
+OBLIQUE = {
+    "oblique": centred((9, 14, 11), (0.9, 1.5, 2.5), ABOUT_X @ ABOUT_Z),
+    "oblique, left-handed": centred((9, 14, 11), (0.9, 1.5, 2.5), ABOUT_X @ ABOUT_Z @ np.diag([1, 1, -1])),
+    "oblique, of other axes": centred((9, 14, 11), (0.9, 1.5, 2.5), (ABOUT_Z @ ABOUT_X)[:, [2, 0, 1]]),
+    "oblique, thick": centred((9, 14, 11), (0.4, 0.5, 6.0), ABOUT_Z @ ABOUT_X @ np.diag([-1, 1, 1])),
+}
+GRIDS = {**{codes: axis_geometry(codes) for codes in AXIS_CODES}, **OBLIQUE}
+"""Of three lengths and three spacings, right- and left-handed."""
+MARK = (0, 13, 0)
+"""A corner, (z, y, x)."""
 MakeRuntime = Callable[..., Runtime]
 
 
@@ -176,14 +189,11 @@ def interior(geometry: Geometry, factor: tuple[int, int, int]) -> np.ndarray:
     return inside
 
 
-def test_an_oblique_left_handed_grid_is_answered_on_itself(make_runtime_of: MakeRuntime) -> None:
-    tilt, turn = np.deg2rad(20), np.deg2rad(35)
-    about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
-    about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
-    geometry = centred((9, 14, 11), (0.9, 1.5, 2.5), about_x @ about_z @ np.diag([1, 1, -1]))
-    volume = slope_volume(geometry)
+@pytest.mark.parametrize("grid", OBLIQUE)
+def test_an_oblique_grid_is_answered_on_itself(make_runtime_of: MakeRuntime, grid: str) -> None:
+    volume = slope_volume(OBLIQUE[grid])
     (found,) = run(make_runtime_of(), Case({"image": volume}))
-    assert found.labels.geometry == geometry
+    assert found.labels.geometry == volume.geometry
     np.testing.assert_array_equal(found.labels.array, expected_levels(volume.array))
 
 
@@ -191,14 +201,37 @@ def test_an_oblique_left_handed_grid_is_answered_on_itself(make_runtime_of: Make
 def test_a_marked_corner_stays_that_corner(make_runtime_of: MakeRuntime, traced: bool) -> None:
     own = {"post": (SOFTMAX, INVERT, ARGMAX, FILTER, SAVE)} if traced else {}
     runtime = make_runtime_of(**own)
-    for codes in AXIS_CODES:
-        geometry = axis_geometry(codes)
-        array = np.full(geometry.shape, -1.0, np.float32)
-        array[0, -1, 0] = 1.0
-        (found,) = run(runtime, Case({"image": Volume(array, geometry)}))
+    for name, geometry in GRIDS.items():
+        (found,) = run(runtime, Case({"image": marked(geometry)}))
         assert found.labels.geometry == geometry
-        assert [tuple(place) for place in np.argwhere(found.labels.array)] == [(0, 13, 0)], codes
-        assert found.labels.array[0, -1, 0] == 2
+        assert [tuple(place) for place in np.argwhere(found.labels.array)] == [MARK], name
+        assert found.labels.array[MARK] == 2
+
+
+def test_a_marked_corner_stays_that_corner_on_the_contour_grid(make_runtime_of: MakeRuntime) -> None:
+    """Its outermost part has the label, and nothing beyond the voxel's parts has."""
+    runtime, factor = make_runtime_of(), (2, 1, 3)
+    for name, geometry in GRIDS.items():
+        (found,) = run(runtime, Case({"image": marked(geometry)}, scaling_factor=factor))
+        assert found.labels.geometry == geometry.refined(factor)
+        labels = found.labels.array
+        assert labels[:2, 13:, :3].any(), name
+        assert labels[0, 13, 0] == 2, name
+        assert np.count_nonzero(labels) == np.count_nonzero(labels[:2, 13:, :3] == 2), name
+        np.testing.assert_allclose(outer_corner(found.labels.geometry), outer_corner(geometry), atol=1e-9)
+
+
+def marked(geometry: Geometry) -> Volume:
+    array = np.full(geometry.shape, -1.0, np.float32)
+    array[MARK] = 1.0
+    return Volume(array, geometry)
+
+
+def outer_corner(geometry: Geometry) -> np.ndarray:
+    """Return where the corner of the marked voxel is at which the grid ends."""
+    _, y, _ = geometry.shape
+    corner: np.ndarray = geometry.affine @ (-0.5, y - 0.5, -0.5, 1.0)
+    return corner
 
 
 def test_labels_of_the_model_itself_are_repeated_as_blocks(make_runtime_of: MakeRuntime) -> None:
