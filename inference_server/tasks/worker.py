@@ -16,6 +16,7 @@ from celery import signals
 from celery.concurrency.asynpool import AsynPool
 from celery.concurrency.prefork import TaskPool
 from celery.worker import WorkController, state
+from celery.worker.request import Request
 from kombu import Queue
 
 from inference_server.settings import Settings
@@ -48,6 +49,19 @@ class _Children(AsynPool):  # type: ignore[misc]
     @property
     def timers(self) -> dict[Callable[[], None], float]:
         return {self.maintain_pool: CHILD_POLL_S}
+
+
+class _Request(Request):  # type: ignore[misc]
+    """Celery's, for which an acknowledgement that fails is the loss of the connection that it is.
+
+    Celery logs it only, and the place of the message stays taken. When all places are, nothing is asked of the broker
+    any more: the worker would never learn that its connection is gone, and never take a turn again.
+    """
+
+    def acknowledge(self) -> None:
+        if not self.acknowledged:
+            self._on_ack(log, ())  # errors that it is to log: none, so that they reach the loop, which connects anew
+            self.acknowledged = True
 
 
 class _Pool(TaskPool):  # type: ignore[misc]
@@ -141,7 +155,7 @@ def _controller(settings: Settings, name: str, child: Child) -> WorkController:
         worker_redirect_stdouts=False,
         worker_send_task_events=False,
     )
-    app.task(name=TURN)(child.take_turn)
+    app.task(name=TURN, Request=_Request)(child.take_turn)
     signals.worker_process_init.connect(lambda **_: child.start(), weak=False)
     signals.setup_logging.connect(lambda **_: None, weak=False)  # logging is the entry point's
     for noisy, level in NOISE.items():

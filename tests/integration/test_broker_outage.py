@@ -24,6 +24,9 @@ class Served:
     def models(self) -> tuple[Model, ...]:
         return (MODEL,)
 
+    def prune(self, digests: set[str]) -> None:
+        """Keep no copies."""
+
 
 @pytest.fixture
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
@@ -62,6 +65,20 @@ def test_tasks_live_through_a_broker_that_forgets_everything(
     until(lambda: housekeeper.sweep() or all(server.task(uid).status.ended for uid in waiting))
     assert {server.task(uid).status for uid in waiting} == {Status.FINISHED}
     assert worker.children() == children
+
+
+def test_a_worker_whose_children_all_finish_while_the_broker_is_away_listens_again(
+    server: Server, worker: Worker, broker: Redis
+) -> None:
+    running = [server.submit("wait"), server.submit("wait")]
+    for uid in running:
+        server.running(uid)
+    broker.kill()
+    server.go.touch()
+    assert {server.ended(uid).status for uid in running} == {Status.FINISHED}
+    until(lambda: "Cannot connect to redis" in worker.log)
+    broker.start()
+    assert server.ended(server.submit()).status is Status.FINISHED
 
 
 def test_sending_a_turn_while_the_broker_is_away_takes_a_second_at_most(broker: Redis, server: Server) -> None:
