@@ -25,6 +25,7 @@
         ├── ModelLoadError              model_load           500
         ├── PredictionError             prediction           500
         ├── OutOfMemory                 out_of_memory        500
+        ├── DeviceFailed                device_failed        500
         ├── TimedOut                    timed_out            504
         ├── QueueTimedOut               queue_timed_out      504
         └── WorkerLost                  worker_lost          500
@@ -213,6 +214,13 @@ class OutOfMemory(TaskError):
     """The case needs more memory than the worker's device has."""
 
     code = "out_of_memory"
+
+
+class DeviceFailed(TaskError):
+    """The device that computed the case failed. Another try, in a fresh process, may succeed."""
+
+    code = "device_failed"
+    retryable = True
 
 
 class TimedOut(TaskError):

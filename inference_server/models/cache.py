@@ -34,6 +34,14 @@ class WarmCache:
             self._runtimes.popitem(last=False)
         return not before <= set(self._runtimes)
 
+    def has_others(self, runtime: Runtime) -> bool:
+        """Whether more than this runtime is kept."""
+        return any(kept is not runtime for kept in self._runtimes.values())
+
+    def keep_only(self, runtime: Runtime) -> None:
+        """Drop all others."""
+        self._runtimes = OrderedDict((key, kept) for key, kept in self._runtimes.items() if kept is runtime)
+
     @property
     def size_bytes(self) -> int:
         """Memory of all that is kept."""

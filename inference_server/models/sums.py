@@ -11,7 +11,7 @@ from inference_server.models.network import check_finite
 from inference_server.models.slabs import parts
 from inference_server.models.windows import Layout, Place
 
-PIECE_BYTES = 64 * 1024**2
+PIECE_BYTES = 16 * 1024**2
 """Size of what is finished and handed on at a time."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from inference_server.imaging.volume import Volume
 from inference_server.models.case import Case, Segmentation
 from inference_server.models.labels import segmentation_of
+from inference_server.models.manifest import LabelName
 from inference_server.models.runtimes.base import Prediction, Prepared
 from inference_server.models.sampling import parallel_axes
 
@@ -62,23 +63,27 @@ class Decided:
         self._first = 0
         self._pending = list(np.argsort(reach.highest, kind="stable"))
         self._arrays: list[NDArray[Any]] = []
-        self._found: tuple[Segmentation, ...] = ()
+        self._names: list[tuple[str, Mapping[int, LabelName]]] = []
 
     def take(self, first: int, scores: torch.Tensor) -> None:
-        scores = scores.cpu()
-        self._held = torch.cat([self._held, scores], 1) if self._held.numel() else scores.clone()
+        if not self._pending:
+            return
+        if self._held.numel():
+            self._held = torch.cat([self._held, scores], 1)
+        else:
+            self._first, self._held = first, scores.clone()
         ready = [index for index in self._pending if self._reach.highest[index] < first + scores.shape[1]]
         if ready:
             self._decide_slices(slice(int(min(ready)), int(max(ready)) + 1))
             self._pending = self._pending[len(ready) :]
-            self._forget()
+        self._forget()
 
     def segmentations(self) -> tuple[Segmentation, ...]:
         """Return the labels of the whole case, when all rows have been taken."""
         assert not self._pending
         case = self._prepared.case
-        together = zip(self._found, self._arrays, strict=True)
-        return tuple(segmentation_of(found.name, labels, case, found.names) for found, labels in together)
+        together = zip(self._names, self._arrays, strict=True)
+        return tuple(segmentation_of(name, labels, case, names) for (name, names), labels in together)
 
     def _decide_slices(self, slices: slice) -> None:
         part = self._part(slices)
@@ -103,13 +108,15 @@ class Decided:
     def _start(self, found: tuple[Segmentation, ...]) -> None:
         case = self._prepared.case
         shape = case.reference.geometry.refined(case.scaling_factor).shape
-        self._found = tuple(replace(one, labels=replace(one.labels, array=np.empty(0))) for one in found)
+        self._names = [(one.name, one.names) for one in found]
         self._arrays = [np.empty(shape, one.labels.array.dtype) for one in found]
 
     def _forget(self) -> None:
-        needed = int(min(self._reach.lowest[index] for index in self._pending)) if self._pending else None
-        self._held = torch.empty(0) if needed is None else self._held[:, needed - self._first :].clone()
-        self._first = self._first if needed is None else needed
+        rows = self._held.shape[1]
+        needed = int(min(self._reach.lowest[index] for index in self._pending)) if self._pending else self._first + rows
+        unneeded = min(rows, needed - self._first)
+        self._held = self._held[:, unneeded:].clone()
+        self._first += unneeded
 
 
 def reach(prepared: Prepared, axis: int) -> _Reach | None:

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch
 
+from inference_server.errors import OutOfMemory
+
 _MEMORY = (
     "out of memory",
     "allocate memory",
@@ -48,23 +50,25 @@ class Try:
     note: str
 
 
-def lesser_efforts(batch: int | None, device: torch.device, *, whole: bool) -> Iterator[Try]:
+def lesser_efforts(batch: int | None, device: torch.device, *, whole: bool, room: bool) -> Iterator[Try]:
     """Return what is tried when memory did not suffice, one after the other.
 
     Args:
         batch: how many windows the model is given at a time; None where it sees the case at once.
         device: that it computes on.
         whole: as in `Effort`.
+        room: whether other models are kept in memory, which are dropped before anything is tried again.
     """
     effort = Effort(batch, whole=whole)
+    if room:
+        yield Try(effort, "other models were dropped from it")
     if batch is None:
         return
     while effort.batch and effort.batch > 1:
         effort = replace(effort, batch=effort.batch // 2)
-        yield Try(effort, f"the windows were computed {_times(effort.batch or 1)} at a time instead of {batch}")
-    effort = replace(effort, thrifty=True)
+        yield Try(effort, f"the windows were computed {_words(effort.batch)} at a time instead of {batch}")
     if device.type == "cpu":
-        yield Try(effort, "no more of the scores was held at a time than is needed")
+        yield Try(replace(effort, thrifty=True), "no more of the scores was held at a time than is needed")
     else:
         yield Try(replace(effort, on_host=True), "the windows were added up in the main memory")
 
@@ -98,7 +102,7 @@ def with_less(
 
 def is_out_of_memory(exc: BaseException) -> bool:
     """Whether memory of the device or of the machine did not suffice, as torch, MONAI and Python say it."""
-    if isinstance(exc, MemoryError | torch.OutOfMemoryError):
+    if isinstance(exc, MemoryError | torch.OutOfMemoryError | OutOfMemory):
         return True
     return isinstance(exc, RuntimeError) and _says(exc, _MEMORY)
 
@@ -115,5 +119,5 @@ def _says(exc: BaseException, words: tuple[str, ...]) -> bool:
     return any(word in text for word in words)
 
 
-def _times(count: int) -> str:
+def _words(count: int | None) -> str:
     return "one" if count == 1 else str(count)

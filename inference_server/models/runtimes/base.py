@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from inference_server.errors import PredictionError
 from inference_server.models.backends import Mode
 from inference_server.models.case import Case, Result, Segmentation
+from inference_server.models.compiled import Compiled
 from inference_server.models.hooks import Hooks
 from inference_server.models.manifest import Backend, Precision
 from inference_server.models.network import Network
@@ -68,6 +69,7 @@ class Runtime(ABC):
         self.backend = Backend.EAGER
         self.effort = Effort()
         """How much memory `predict` may take."""
+        self._code: Compiled | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -82,7 +84,12 @@ class Runtime(ABC):
     @property
     def notes(self) -> tuple[str, ...]:
         """What is not done as the manifest asks for, and why, in sentences."""
-        return ()
+        return self._code.notes if self._code else ()
+
+    def _compiled(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Return a loaded network, compiled if the manifest wants it."""
+        self._code = Compiled(network) if self.model.manifest.compile else None
+        return self._code or network
 
     @property
     def network(self) -> Network | None:

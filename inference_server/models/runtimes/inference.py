@@ -108,8 +108,9 @@ def _in_windows(
 class _Windows:
     """What becomes of the windows' scores: where they are added up, and kept or decided.
 
-    Where scores of the whole case fit into the main memory they are kept in float32; otherwise they are decided as
-    they are finished; where that cannot be they are kept in float16.
+    On a CPU, scores of the whole case are kept in float32 where they fit. Otherwise, and on a GPU, they are decided as
+    they are finished, where they are. What cannot be decided by parts comes into the main memory, in float32 where it
+    fits, else in float16.
     """
 
     def __init__(self, layout: Layout, weights: torch.Tensor, prepared: Prepared, watch: Watch) -> None:
@@ -133,17 +134,21 @@ class _Windows:
         return Prediction(self._prepared, self._scores, notes=notes)
 
     def _open(self, classes: int) -> Sums:
-        axis, weights, device = self._layout.slow_axis, self._weights, self._device
-        size_bytes, left = 4 * classes * math.prod(self._layout.image), host_memory_left()
-        if size_bytes <= left * WHOLE_SHARE and not self._watch.effort.thrifty:
-            self._scores = torch.zeros(classes, *self._layout.image)
-            if device.type == "cpu":
-                return Sums(classes, self._layout, weights, device, scores=self._scores)
-        else:
+        layout, weights, device = self._layout, self._weights, self._device
+        size_bytes, left = 4 * classes * math.prod(layout.image), host_memory_left()
+        fits = size_bytes <= left * WHOLE_SHARE and not self._watch.effort.thrifty
+        if device.type != "cpu" or not fits:
             self._decided = self._decider()
-            if not self._decided:
-                self._scores = self._half(classes, size_bytes // 2, left)
-        return Sums(classes, self._layout, weights, device, taker=self._decided or Stored(self._scores, axis))
+        if self._decided:
+            return Sums(classes, layout, weights, device, taker=self._decided)
+        if not fits:
+            self._scores = self._half(classes, size_bytes // 2, left)
+        elif device.type == "cpu":
+            self._scores = torch.zeros(classes, *layout.image)
+            return Sums(classes, layout, weights, device, scores=self._scores)
+        else:
+            self._scores = torch.empty(classes, *layout.image)
+        return Sums(classes, layout, weights, device, taker=Stored(self._scores, layout.slow_axis))
 
     def _decider(self) -> Decided | None:
         axis, decide = self._layout.slow_axis, self._watch.decide

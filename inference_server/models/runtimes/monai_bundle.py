@@ -69,7 +69,7 @@ class MonaiBundle(Runtime):
             parser = open_parser(folder, device)
             self._preprocessing = Preprocessing(_parsed(parser, "preprocessing"), traced=as_written)
             self._inferer = self._find_inferer(parser)
-            self._network = Network(load_network(parser, folder, device))
+            self._network = Network(self._compiled(load_network(parser, folder, device)))
             self._postprocessing = _parsed(parser, "postprocessing") if as_written else None
 
     def prepare(self, case: Case) -> Prepared:

@@ -62,8 +62,8 @@ class PlainRuntime(Runtime):
 
     def load(self, device: torch.device) -> None:
         self._device, self.precision, self.backend = device, Precision.FLOAT32, Backend.EAGER
-        path = weights_path(self.model.manifest, self.model.folder)
-        self._network = Network(self.open_module(path, device))
+        module = self.open_module(weights_path(self.model.manifest, self.model.folder), device)
+        self._network = Network(self._compiled(module))
 
     def prepare(self, case: Case) -> Prepared:
         manifest = self.model.manifest
