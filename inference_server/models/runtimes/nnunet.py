@@ -45,8 +45,8 @@ class NnUNetFolder(Runtime):
         return self._predictor.size_bytes
 
     @property
-    def batch(self) -> int:
-        return 1
+    def batch(self) -> int | None:
+        return 1 if self._device.type == "cuda" else None  # on a CPU nothing takes less
 
     @property
     def choosable(self) -> bool:

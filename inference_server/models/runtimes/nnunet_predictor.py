@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from itertools import takewhile
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from numpy.typing import NDArray
 
@@ -22,20 +20,14 @@ from inference_server.errors import ModelLoadError
 from inference_server.models.bundle import read_mapping
 from inference_server.models.manifest import Precision
 from inference_server.models.nnunet_folder import DATASET, PLANS, NnUNet, find_checkpoints
-from inference_server.models.runtimes.nnunet_checkpoint import read_checkpoint
+from inference_server.models.runtimes.nnunet_checkpoint import Checkpoint, read_checkpoint
 from inference_server.models.runtimes.nnunet_network import WatchedNetwork, make_network
+from inference_server.models.runtimes.nnunet_resampling import interpolates, nearest_axis
 from inference_server.models.runtimes.weights import load_weights
 
 Properties = dict[str, Any]
 """What nnunetv2 notes of a case when it prepares it: spacing, the box it keeps, sizes."""
 
-_LINEAR: Mapping[str, Mapping[str, Any]] = {
-    "resample_data_or_seg_to_shape": {"is_seg": False, "order": 1, "order_z": 0},
-    "resample_torch_fornnunet": {"is_seg": False, "mode": "linear", "aniso_axis_mode": "nearest-exact"},
-    "no_resampling_hack": {},
-}
-"""nnunetv2's functions that bring scores to a case's voxels by linear interpolation, and the arguments with which they
-do; where voxels are much longer along one axis, they take the nearest slice along that."""
 _REORIENTING = "NibabelIOWithReorient"
 
 
@@ -53,25 +45,25 @@ class FolderPredictor:
 
     def __init__(self, folder: Path, chosen: NnUNet, device: torch.device) -> None:
         dataset, plans = read_mapping(folder / DATASET), PlansManager(read_mapping(folder / PLANS))
-        paths = find_checkpoints(folder, chosen)
-        folds = [read_checkpoint(path, trusted=chosen.trust_checkpoint) for path in paths]
-        configuration = _configuration(plans, folds[0].configuration)
-        trainer = chosen.trainer or folds[0].trainer
+        folds = _read_folds(folder, chosen)
+        first = next(iter(folds.values()))
+        configuration = _configuration(plans, first.configuration)
+        trainer = chosen.trainer or first.trainer
         with redirect_stdout(StringIO()):  # nnunetv2 prints
             module = make_network(trainer, plans, configuration, dataset)
             self._predictor = _Predictor(chosen, device)
-        for path, fold in zip(paths, folds, strict=True):
-            load_weights(module, fold.weights, f"{path.parent.name}/{path.name}")
+        for name, fold in folds.items():
+            load_weights(module, fold.weights, name)
         heads = plans.get_label_manager(dataset).num_segmentation_heads
         self.network = WatchedNetwork(module, heads, device)
         self._predictor.manual_initialization(
             self.network,
             plans,
             configuration,
-            [fold.weights for fold in folds],
+            [fold.weights for fold in folds.values()],
             dataset,
             trainer,
-            folds[0].mirror_axes,
+            first.mirror_axes,
         )
         self._preprocessor = configuration.preprocessor_class(verbose=False)
 
@@ -172,27 +164,12 @@ class FolderPredictor:
     @property
     def interpolates(self) -> bool:
         """Whether the plans bring scores to a case's voxels by linear interpolation."""
-        known = _LINEAR.get(self._predictor.configuration_manager.configuration["resampling_fn_probabilities"])
-        return known is not None and known.items() <= self._resampling.items()
+        return interpolates(self._predictor.configuration_manager)
 
     def nearest_axis(self, properties: Properties) -> int | None:
         """Return the axis of the scores along which the plans take the nearest slice instead of interpolating."""
-        if "force_separate_z" not in self._resampling:
-            return None
-        case = [properties["spacing"][axis] for axis in self.transpose]
-        own = self._predictor.configuration_manager.spacing
-        separate, axis = determine_do_sep_z_and_axis(
-            self._resampling["force_separate_z"],
-            own if len(own) == len(case) else [case[0], *own],
-            case,
-            self._resampling["separate_z_anisotropy_threshold"],
-        )
-        return int(axis) if separate else None
-
-    @property
-    def _resampling(self) -> Mapping[str, Any]:
-        function = self._predictor.configuration_manager.resampling_fn_probabilities
-        return {name: given.default for name, given in inspect.signature(function).parameters.items()}
+        spacing_mm = [properties["spacing"][axis] for axis in self.transpose]
+        return nearest_axis(self._predictor.configuration_manager, spacing_mm)
 
 
 class _Predictor(nnUNetPredictor):  # type: ignore[misc]
@@ -218,6 +195,14 @@ class _Windows(list[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return takewhile(lambda _: not self.network.stopped, super().__iter__())
+
+
+def _read_folds(folder: Path, chosen: NnUNet) -> dict[str, Checkpoint]:
+    """Return the checkpoints of the folds to run, by their names."""
+    paths = find_checkpoints(folder, chosen)
+    return {
+        path.relative_to(folder).as_posix(): read_checkpoint(path, trusted=chosen.trust_checkpoint) for path in paths
+    }
 
 
 def _configuration(plans: PlansManager, name: str) -> ConfigurationManager:
