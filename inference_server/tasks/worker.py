@@ -58,6 +58,8 @@ class _Request(Request):  # type: ignore[misc]
     any more: the worker would never learn that its connection is gone, and never take a turn again.
     """
 
+    acknowledged: bool
+
     def acknowledge(self) -> None:
         if not self.acknowledged:
             self._on_ack(log, ())  # errors that it is to log: none, so that they reach the loop, which connects anew

@@ -27,9 +27,12 @@ from chaos.site import Site, left_behind
 from chaos.verdict import Findings
 from inference_server.settings import Settings
 
+SECONDS = (0.2, 0.6)
+SHORT_SECONDS = (0.1, 0.3)
 OUTAGE_S = (2.0, 8.0)
 SHORT_OUTAGE_S = (0.5, 2.0)
 LONG_OUTAGE_S = 60.0
+WORKERS_LOST = 3
 EATEN_LIMIT_BYTES = 1 << 30
 IN_NAMESPACE = "--in-namespace"
 UNSHARE = ("unshare", "--user", "--map-root-user", "--mount")
@@ -42,7 +45,7 @@ def main() -> int:
         os.execvp(UNSHARE[0], [*UNSHARE, sys.executable, "-m", "chaos", *sys.argv[1:], IN_NAMESPACE])
     signal.signal(signal.SIGTERM, _interrupt)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         findings = _run(options, Path(name))
     findings.run_s = time.monotonic() - began
     _print(findings)
@@ -56,7 +59,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of inputs, faults and moments")
     parser.add_argument("--tasks", type=int, default=300, help="how many are sent under faults")
     parser.add_argument("--faults", type=int, default=40, help="how many strike under `up`")
-    parser.add_argument("--short", action="store_true", help="short outages and leases, no poison beside a flood")
+    parser.add_argument("--short", action="store_true", help="short outages and leases, `up` alone, times not judged")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--log", type=Path, help="file for the server's messages, for looking closer")
     parser.add_argument(IN_NAMESPACE, action="store_true", help=argparse.SUPPRESS)
@@ -66,8 +69,10 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 def _run(options: argparse.Namespace, folder: Path) -> Findings:
     settings = _settings(options)
     generator = random.Random(options.seed)
-    findings = Findings(options.tasks, options.faults, settings.max_attempts)
-    run = Run(make_cases(folder / "cases", options.tasks, options.seed), findings, generator, _say)
+    findings = Findings(options.tasks, options.faults, settings.max_attempts, options.short)
+    seconds = SHORT_SECONDS if options.short else SECONDS
+    sents = make_cases(folder / "cases", options.tasks, options.seed, seconds=seconds)
+    run = Run(sents, findings, generator, _say)
     models = write_models(folder / "models")
     for place in ("up", "alone"):
         (folder / place).mkdir()
@@ -77,12 +82,9 @@ def _run(options: argparse.Namespace, folder: Path) -> Findings:
             _under_up(run, site, options)
         finally:
             _keep_log(folder / "up" / "server.log", options.log)
-    without_supervisor(
-        run,
-        settings.model_copy(update={"data_dir": folder / "alone" / "data", "models_dirs": str(models), "port": 0}),
-        times=1 if options.short else 3,
-        outage_s=SHORT_OUTAGE_S[1] if options.short else LONG_OUTAGE_S,
-    )
+    if not options.short:
+        places = {"data_dir": folder / "alone" / "data", "models_dirs": str(models), "port": 0}
+        without_supervisor(run, settings.model_copy(update=places), times=WORKERS_LOST, outage_s=LONG_OUTAGE_S)
     findings.left_behind = len(left_behind(folder))
     return findings
 

@@ -31,7 +31,8 @@ def on_worker(kind: str, number: signal.Signals) -> Strike:
 
 def child_told_to_stop(arena: Arena) -> Hit:
     """Send SIGTERM to the worker child of a running task, which finishes it: to stop is its worker's decision."""
-    held = arena.victim()
+    if (held := arena.victim()) is None:
+        return Hit("term_child", (), "nothing ran")
     send(held.pid, signal.SIGTERM)
     lasted_s = recovery(arena.records, held, time.monotonic())
     return Hit("term_child", (held.uid,), f"pid {held.pid}, {'was' if lasted_s else 'not'} interrupted", lasted_s)
@@ -40,12 +41,13 @@ def child_told_to_stop(arena: Arena) -> Hit:
 def _hit(arena: Arena, kind: str, number: signal.Signals, pid_of: Callable[[Held], int]) -> Hit:
     """Strike until a task was really hit: one that ends in the very moment is none."""
     for _ in range(TRIES):
-        held = arena.victim()
+        if (held := arena.victim()) is None:
+            break
         struck_at = time.monotonic()
         send(pid_of(held), number)
         if (lasted_s := recovery(arena.records, held, struck_at)) is not None:
             return Hit(kind, (held.uid,), f"pid {pid_of(held)}", lasted_s)
-    return Hit(kind, (), f"the task ended first, {TRIES} times")
+    return Hit(kind, (), "nothing ran, or it ended first")
 
 
 def on_part(kind: str, part: str, number: signal.Signals) -> Strike:

@@ -40,6 +40,7 @@ class Findings:
         tasks: how many tasks were to be sent under faults.
         faults: how many faults were to strike.
         max_attempts: of the server.
+        short: whether only what became of the tasks is judged, and no times are.
         reference: digest of the undisturbed result of each input.
         endings: of all tasks that clients followed, but the undisturbed ones.
         lives: of all tasks, as the records have them, by UID.
@@ -58,6 +59,7 @@ class Findings:
     tasks: int
     faults: int
     max_attempts: int
+    short: bool
     reference: dict[int, str] = field(default_factory=dict)
     endings: list[Ending] = field(default_factory=list)
     lives: dict[str, Life] = field(default_factory=dict)
@@ -98,7 +100,8 @@ class Findings:
 
     def promises(self) -> list[Promise]:
         """Return everything that has to hold."""
-        return [*self._of_tasks(), *self._of_recovery(), *self._of_poison(), *self._of_the_run()]
+        times = [] if self.short else [*self._of_recovery(), self._beside_poison()]
+        return [*self._of_tasks(), self._of_poison(), *times, *self._of_the_run()]
 
     def _of_tasks(self) -> Iterable[Promise]:
         doubled = [key for key in self.accepted if self.records_of_key.get(key) != 1]
@@ -119,16 +122,14 @@ class Findings:
         yield _within("recovery after kill -9 of a worker under `up`", self.recoveries_s("kill_worker"), WORKER_LIMIT_S)
         yield _within("recovery after kill -9 of a worker without supervisor", self.alone_s, ALONE_LIMIT_S)
 
-    def _of_poison(self) -> Iterable[Promise]:
+    def _of_poison(self) -> Promise:
         clean = [uid for uid in self.poison if not self._ended_in_order(uid, exactly=True)]
         stray = [uid for uid in self.stray_poison if not self._ended_in_order(uid, exactly=False)]
-        yield _none(f"poison tasks not given up after exactly {self.max_attempts} attempts", clean + stray)
-        ratio = f"{self.beside_poison:.2f} ×"
-        yield Promise(
-            f"time of the tasks beside the poison ≤ {BESIDE_POISON_LIMIT:g} × undisturbed",
-            ratio,
-            0 < self.beside_poison <= BESIDE_POISON_LIMIT,
-        )
+        return _none(f"poison tasks not given up after exactly {self.max_attempts} attempts", clean + stray)
+
+    def _beside_poison(self) -> Promise:
+        text = f"time of the tasks beside the poison ≤ {BESIDE_POISON_LIMIT:g} × undisturbed"
+        return Promise(text, f"{self.beside_poison:.2f} ×", 0 < self.beside_poison <= BESIDE_POISON_LIMIT)
 
     def _of_the_run(self) -> Iterable[Promise]:
         sent = sum(ending.status != "refused" for ending in self.endings)
