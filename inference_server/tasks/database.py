@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,6 +27,8 @@ BUSY_TIMEOUT_S = 15.0
 """How long a SQLite transaction waits for the writer before it; one takes about a millisecond."""
 LOG_WAIT_MS = 200
 """Emptying the log keeps writers waiting while it waits for a reader itself; there is always a next time."""
+RETRY_AFTER_S = (1.0, 60.0)
+"""Shortest and longest time after which to try again while the database is away."""
 CONNECTIONS = 8
 """Open connections per process. Transactions are short, so more threads than this simply take turns."""
 _MIGRATION_LOCK = 0x1F5E_11CE
@@ -61,6 +64,7 @@ class Database:
         if self.is_sqlite:
             _make_private(self._file)
         self.engine = self._new_engine()
+        self._away_since: float | None = None
         self._of_parents: list[Engine] = []
         _DATABASES.add(self)
 
@@ -71,7 +75,7 @@ class Database:
         Raises:
             StoreUnavailable: the database cannot be reached.
         """
-        with store_errors(), self.engine.connect().execution_options(reading=True) as connection:
+        with self._errors(), self.engine.connect().execution_options(reading=True) as connection:
             yield connection
 
     @contextmanager
@@ -81,7 +85,7 @@ class Database:
         Raises:
             StoreUnavailable: the database cannot be reached, or the wait for other writers was too long.
         """
-        with store_errors(), self.engine.begin() as connection:
+        with self._errors(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -138,6 +142,19 @@ class Database:
         """Start over with an engine of one's own; the parent's is kept, untouched, as SQLite demands."""
         self._of_parents.append(self.engine)
         self.engine = self._new_engine()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Say when to try again: after as long as the database has been away already, since nothing else is known."""
+        try:
+            with store_errors():
+                yield
+        except StoreUnavailable as error:
+            self._away_since = self._away_since or time.monotonic()
+            away_s = time.monotonic() - self._away_since
+            error.retry_after_s = min(max(away_s, RETRY_AFTER_S[0]), RETRY_AFTER_S[1])
+            raise
+        self._away_since = None
 
     @property
     def _file(self) -> Path:

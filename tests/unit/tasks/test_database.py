@@ -173,3 +173,26 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailable, match="file"):
         open_database(f"sqlite:///{tmp_path / 'file' / 'records.sqlite'}")
+
+
+def test_while_the_records_are_away_who_asks_is_told_to_wait_as_long_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'records.sqlite'}")
+    now = [1000.0]
+    monkeypatch.setattr(database_module.time, "monotonic", lambda: now[0])
+
+    def told() -> float | None:
+        with pytest.raises(StoreUnavailable) as refusal, database.reading() as connection:
+            connection.execute(text("SELECT x FROM away"))
+        return refusal.value.retry_after_s
+
+    assert told() == 1.0
+    now[0] += 30
+    assert told() == 30.0
+    now[0] += 600
+    assert told() == 60.0
+    with database.reading() as connection:
+        connection.execute(select(usage)).all()
+    assert told() == 1.0
+    database.close()
