@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 IMAGE ?=
 MODEL ?= ct-body
+CHAOS ?= --seed 1 --tasks 300 --faults 40
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench chaos clean
 
 demo: .venv/installed
 	$(BIN)/python examples/mim_demo.py --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)")
@@ -19,6 +20,9 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/run.py
+
+chaos: .venv/installed
+	PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
 
 clean:
 	rm -rf .venv demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
