@@ -96,7 +96,7 @@ def _under_up(run: Run, site: Site, options: argparse.Namespace) -> None:
         before = undisturbed(run, site, records)
         _say(f"undisturbed: {len(before)} tasks finished")
         if not options.short:
-            beside_poison(run, site, records, options.tasks // 2, before)
+            beside_poison(run, site, records, options.tasks * 2 // 3, before)
         load = run.load(site.url, "chaos", run.sents, held=True)
         outage_s = SHORT_OUTAGE_S if options.short else OUTAGE_S
         arena = Arena(site, records, load, run.generator, run.poison, outage_s, options.in_namespace)

@@ -68,17 +68,22 @@ def on_part(kind: str, part: str, number: signal.Signals) -> Strike:
 def api_process(arena: Arena) -> Hit:
     """Kill one of the API's processes; the others go on."""
     running = arena.moment()
-    doomed = arena.random.choice(_there(arena, "api").children())
+    if not (processes := _there(arena, "api").children()):
+        return Hit("kill_api_process", (), "there was none")
+    doomed = arena.random.choice(processes)
     send(doomed.pid, signal.SIGKILL)
     return Hit("kill_api_process", _uids(running), f"pid {doomed.pid}")
 
 
 def everything_killed(arena: Arena) -> Hit:
-    """Kill all processes at once, as a power cut does, and start the server again."""
+    """Kill all processes at once, as a power cut does, start the server again and wait until what ran runs again."""
     running = arena.moment()
     arena.site.kill()
     arena.site.start()
-    return Hit("kill_everything", _uids(running))
+    started_at = time.monotonic()
+    times_s = (recovery(arena.records, held, started_at) for held in running)
+    lasted_s = next((time_s for time_s in times_s if time_s is not None), None)
+    return Hit("kill_everything", _uids(running), "counted from the start", lasted_s)
 
 
 def everything_stopped(arena: Arena) -> Hit:

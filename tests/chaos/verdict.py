@@ -121,6 +121,9 @@ class Findings:
         yield _within("recovery after kill -9 of a worker child", self.recoveries_s("kill_child"), CHILD_LIMIT_S)
         yield _within("recovery after kill -9 of a worker under `up`", self.recoveries_s("kill_worker"), WORKER_LIMIT_S)
         yield _within("recovery after kill -9 of a worker without supervisor", self.alone_s, ALONE_LIMIT_S)
+        yield _within(
+            "recovery after the start that follows kill -9 of all", self.recoveries_s("kill_everything"), ALONE_LIMIT_S
+        )
 
     def _of_poison(self) -> Promise:
         clean = [uid for uid in self.poison if not self._ended_in_order(uid, exactly=True)]
