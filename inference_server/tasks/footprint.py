@@ -35,17 +35,18 @@ def exceeds(limit_bytes: int) -> bool:
     What they share counts once. That is told exactly, which takes some milliseconds for a large process, only if the
     quick sum, which counts it once for each of them, is above the limit.
     """
-    pids = ["self", *_descendants("self")]
+    pids = ["self", *descendants()]
     if sum(map(_resident_bytes, pids)) <= limit_bytes:
         return False
     return sum(map(_own_part_bytes, pids)) > limit_bytes
 
 
-def _descendants(pid: str) -> Iterator[str]:
+def descendants(pid: str = "self") -> Iterator[str]:
+    """Yield the ids of all processes that a process started, and those that they started."""
     for thread in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in _read(thread).split():
             yield child
-            yield from _descendants(child)
+            yield from descendants(child)
 
 
 def _resident_bytes(pid: str) -> int:

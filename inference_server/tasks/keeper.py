@@ -72,7 +72,10 @@ class _News:
 
 
 def kill_own_group() -> None:
-    """End this process and everything it started."""
+    """End this process and everything it started, also what left its group."""
+    for pid in [*footprint.descendants()]:
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import faulthandler
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import psutil
 import pytest
 from records import HOLDER
 
@@ -225,7 +229,7 @@ def test_lines_that_could_not_be_written_wait(claims: Renewals) -> None:
 
 
 def test_lines_before_the_time_limit_are_not_lost(claims: Renewals) -> None:
-    with Keeper(claims, claim(time_limit_s=0.05), settings(beat_s=5.0), kill=lambda: None) as keeper:
+    with Keeper(claims, claim(time_limit_s=1.0), settings(beat_s=5.0), kill=lambda: None) as keeper:
         keeper.event("info", "one")
         until(keeper.cancelled)
     assert [events for *_, events in claims.news] == [(("info", "one"),)]
@@ -255,3 +259,26 @@ def test_looking_at_the_memory_renews_nothing(claims: Renewals, monkeypatch: pyt
     with Keeper(claims, claim(), settings(beat_s=60.0, lease_s=300.0)):
         until(lambda: len(looks) >= 5)
     assert claims.beats == []
+
+
+ENDING = """
+import os, subprocess, sys
+from inference_server.tasks.keeper import kill_own_group
+os.setpgid(0, 0)
+own = subprocess.Popen(["sleep", "600"])
+away = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], start_new_session=True, stdout=subprocess.DEVNULL)
+print(own.pid, away.pid, flush=True)
+sys.stdin.readline()
+kill_own_group()
+"""
+
+
+def test_a_process_ends_with_all_that_it_started_also_in_other_sessions() -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", ENDING], **pipes)  # type: ignore[call-overload]
+    started = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+    until(started[1].children)
+    started += started[1].children()
+    process.communicate("go")
+    assert process.returncode == -signal.SIGKILL
+    until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in started))
