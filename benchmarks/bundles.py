@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,10 @@ def segresnet(seed: int = 0) -> torch.nn.Module:
     return SegResNet(**SEGRESNET).eval()
 
 
-def write_segresnet_bundle(folder: Path, *, precision: str) -> None:
-    """Write a model `segresnet` with random weights that runs in windows of `WINDOW`."""
+def write_segresnet_bundle(
+    folder: Path, *, precision: str, spacing_mm: tuple[float, float, float] | None = None
+) -> None:
+    """Write a model `segresnet` with random weights that runs in windows of `WINDOW`, on voxels of a size."""
     config = {"_target_": "monai.networks.nets.SegResNet", **SEGRESNET}
     inferer = {
         "_target_": "monai.inferers.SlidingWindowInferer",
@@ -45,7 +47,8 @@ def write_segresnet_bundle(folder: Path, *, precision: str) -> None:
         "overlap": OVERLAP,
         "mode": "gaussian",
     }
-    _write(folder / "segresnet", segresnet(), config, inferer, {"precision": precision})
+    steps = [{"_target_": "Spacingd", "keys": "image", "pixdim": list(spacing_mm)}] if spacing_mm else []
+    _write(folder / "segresnet", segresnet(), config, inferer, {"precision": precision}, steps)
 
 
 SEGRESNET = {
@@ -63,6 +66,7 @@ def _write(
     network_def: Mapping[str, Any],
     inferer: Mapping[str, Any],
     manifest: Mapping[str, Any],
+    more_steps: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     (folder / "configs").mkdir(parents=True)
     (folder / "models").mkdir()
@@ -79,6 +83,7 @@ def _write(
     steps = [
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        *more_steps,
     ]
     config = {
         "network_def": network_def,
@@ -88,6 +93,7 @@ def _write(
             "_target_": "Compose",
             "transforms": [
                 {"_target_": "Activationsd", "keys": "pred", "softmax": True},
+                {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "image"},
                 {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
             ],
         },

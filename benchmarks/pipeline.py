@@ -26,16 +26,22 @@ WARM_UP = 3
 
 @dataclass(frozen=True, order=True)
 class Times:
-    """Seconds of a case, of these in the network, and of the processor in all threads."""
+    """Seconds of a case, and of these in the network, by the clock and of the processor in all threads."""
 
     whole: float
     network: float
     processor: float
+    network_processor: float
 
     @property
     def outside(self) -> float:
         """Seconds outside the network."""
         return self.whole - self.network
+
+    @property
+    def outside_processor(self) -> float:
+        """The processor's seconds outside the network."""
+        return self.processor - self.network_processor
 
 
 def measure() -> list[Figure]:
@@ -55,6 +61,7 @@ def _large() -> list[Figure]:
         figures.append(Figure(f"plain / engine, {way}", plain.whole / own.whole, "×"))
         figures.append(Figure(f"plain / engine, {way}, by processor time", plain.processor / own.processor, "×"))
         figures.append(at_most(f"engine, {way}: outside the network", own.outside, 0.5, "s"))
+        figures.append(Figure(f"engine, {way}: outside the network, processor time", own.outside_processor, "s"))
     return [*figures, at_least("plain / engine, fastest", plain.whole / min(best.values()).whole, 5, "×")]
 
 

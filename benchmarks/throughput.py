@@ -17,12 +17,15 @@ from benchmarks.measure import Figure, at_most, bench_server, timed, write_image
 SHAPE = (96, 256, 256)
 ROUNDS = 3
 WINDOWS = 18
+LARGE_SHAPE = (200, 512, 512)
+COARSE_MM = (3.0, 3.0, 3.0)
+MANY = 6
 Task = dict[str, Any]
 
 
 def measure() -> list[Figure]:
     """Return one warm case through the server as a multiple of its bare forward passes, and what two at once gain."""
-    return [figure for precision in ("bfloat16", "float32") for figure in _figures(precision)]
+    return [*(figure for precision in ("bfloat16", "float32") for figure in _figures(precision)), *_overlap()]
 
 
 def _figures(precision: str) -> list[Figure]:
@@ -46,6 +49,29 @@ def _figures(precision: str) -> list[Figure]:
         Figure(f"{name}, through the server", served, "s"),
         at_most(f"{name}, server / bare", served / bare, 1.3, "×"),
         Figure(f"{name}, a case of four sent together / one alone", batch / served, "×"),
+    ]
+
+
+def _overlap() -> list[Figure]:
+    """Return what several cases cost that are mostly read, prepared, restored and written, on one thread each."""
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder) / "models"
+        write_segresnet_bundle(models, precision="bfloat16", spacing_mm=COARSE_MM)
+        image = write_image(Path(folder) / "ct.nii.gz", LARGE_SHAPE)
+        with (
+            bench_server(models, CPU_THREADS="1") as server,
+            httpx.Client(base_url=server.url, timeout=1200) as http,
+        ):
+            _cases(http, image, 4)  # both children warm
+            alone = statistics.median([timed(lambda: _case(http, image)) for _ in range(ROUNDS)])
+            uid = http.get("/api/v1/tasks", params={"limit": 1}).raise_for_status().json()["tasks"][0]["uid"]
+            timings_s = http.get(f"/api/v1/tasks/{uid}").raise_for_status().json()["report"]["timings_s"]
+            together = timed(lambda: _cases(http, image, MANY)) / MANY
+    name = "200×512×512 at 3 mm, one thread"
+    return [
+        Figure(f"{name}, a case alone", alone, "s"),
+        Figure(f"{name}, of which in the network", timings_s["predicting"], "s"),
+        at_most(f"{name}, a case of {MANY} sent together / one alone", together / alone, 0.8, "×"),
     ]
 
 
