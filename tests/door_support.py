@@ -18,7 +18,8 @@ from inference_server.api.app import create_app
 from inference_server.errors import UnknownModel
 from inference_server.imaging.nifti import write_labels
 from inference_server.imaging.volume import Geometry, Volume
-from inference_server.models.manifest import Channel, LabelName, Manifest, Parameter
+from inference_server.models.manifest import Channel, LabelName, Manifest
+from inference_server.models.parameter import Parameter
 from inference_server.models.resources import Resources
 from inference_server.settings import Settings
 from inference_server.tasks.admission import bounds_of

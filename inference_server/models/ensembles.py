@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inference_server.errors import ModelLoadError
-from inference_server.models.manifest import ENSEMBLE, Manifest, Parameter
+from inference_server.models.manifest import ENSEMBLE, Manifest
+from inference_server.models.parameter import Parameter
 
 _TAKEN_OVER = ("kind", "classes", "channels", "labels", "restore", "threshold", "dimensions")
 """What an ensemble has from its first member, unless its own manifest says it."""

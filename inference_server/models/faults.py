@@ -12,6 +12,15 @@ from pydantic import ValidationError
 from inference_server.models.declared import known_keys
 
 Place = Sequence[str | int]
+PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$": "1 to 100 letters, digits, dots, dashes or underscores were",
+    r"^[A-Za-z0-9._-]{1,50}$": "1 to 50 letters, digits, dots, dashes or underscores were",
+    r"^(([\w-]+/)*\w+\.py|\w+(\.\w+)*):\w+$": "`file.py:name` or `package.module:name` was",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(:.+)?$": "`id` or `id:version` was",
+    r"^(\w+(\.\w+)+|\w+\.py:\w+)$": "`package.module.Class` or `file.py:Class` was",
+    r"^\w+$": "a name of letters, digits and underscores was",
+}
+"""What the patterns of all keys mean."""
 
 
 def describe_faults(error: ValidationError, written: str) -> str:
@@ -55,9 +64,18 @@ def _expectation(fault: Any) -> str:
         return f"this key is unknown{_suggestion(str(fault['loc'][-1]))}"
     if fault["type"] == "missing":
         return "this key is missing"
-    found, message = fault["input"], str(fault["msg"])
+    found = fault["input"]
     came = f"; {str(found)[:50]!r} came" if isinstance(found, str | int | float | None) else ""
-    return message.removeprefix("Value error, ") + came
+    return _words(fault) + came
+
+
+def _words(fault: Any) -> str:
+    """Return what was expected; of a pattern, what it means."""
+    if fault["type"] == "string_pattern_mismatch" and fault["ctx"]["pattern"] in PATTERNS:
+        return f"{PATTERNS[fault['ctx']['pattern']]} expected"
+    if fault["type"] == "literal_error":
+        return f"{fault['ctx']['expected']} was expected"
+    return str(fault["msg"]).removeprefix("Value error, ")
 
 
 def _suggestion(key: str) -> str:

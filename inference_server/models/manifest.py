@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from enum import StrEnum
@@ -15,8 +14,10 @@ from inference_server.errors import BadRequest, ModelLoadError
 from inference_server.models.declared import Declared
 from inference_server.models.faults import describe_faults
 from inference_server.models.nnunet_folder import NNUNET, NnUNet
+from inference_server.models.parameter import Parameter
 from inference_server.models.preparation import Inferer, NetworkClass, Preparation, Windows
 from inference_server.models.resources import SHORT_FORMS, Resources
+from inference_server.models.terms import Code
 
 Shade = Annotated[int, Field(ge=0, le=255)]
 APP = r"^(([\w-]+/)*\w+\.py|\w+(\.\w+)*):\w+$"
@@ -31,7 +32,7 @@ class LabelName(Declared):
 
     name: str = Field(min_length=1, max_length=200)
     color: Color = (255, 0, 0)
-    code: str | None = Field(None, description="SNOMED CT or other code of the structure")
+    code: Code | None = Field(None, description="`scheme:value` of a terminology, as in DICOM: `SCT:…` is SNOMED CT")
 
 
 class Channel(Declared):
@@ -41,56 +42,6 @@ class Channel(Declared):
     modality: str | None = None
     description: str = ""
     required: bool = True
-
-
-class Parameter(Declared):
-    """One value that a user may set: a number, a text, a flag or a choice."""
-
-    name: str = Field(min_length=1)
-    type: Literal["number", "integer", "text", "flag", "choice"]
-    default: float | int | str | bool | None = None
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
-    description: str = ""
-
-    def check(self, value: Any) -> float | int | str | bool:
-        """Return `value` in this parameter's type.
-
-        Raises:
-            BadRequest: it is of another type, out of range or not one of the choices.
-        """
-        match self.type:
-            case "number" | "integer":
-                return self._number(value)
-            case "flag":
-                return self._flag(value)
-            case "choice" if value not in self.choices:
-                raise self._refusal(f"one of {', '.join(self.choices)}", value)
-        if not isinstance(value, str):
-            raise self._refusal("a text", value)
-        return value
-
-    def _number(self, value: Any) -> float | int:
-        number = _as_number(value)
-        whole = self.type == "integer"
-        low, high = self.minimum, self.maximum
-        inside = number is not None and (low is None or number >= low) and (high is None or number <= high)
-        if number is None or not inside or (whole and number != int(number)):
-            kind = "a whole number" if whole else "a number"
-            raise self._refusal(f"{kind} from {'-∞' if low is None else low} to {'∞' if high is None else high}", value)
-        return int(number) if whole else number
-
-    def _flag(self, value: Any) -> bool:
-        flags = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        flag = flags.get(str(value).lower())
-        if flag is None:
-            raise self._refusal("true or false", value)
-        return flag
-
-    def _refusal(self, expected: str, value: Any) -> BadRequest:
-        shown = str(value)[:50]
-        return BadRequest(f"The parameter '{self.name}' must be {expected}; '{shown}' came.", field=self.name)
 
 
 class Precision(StrEnum):
@@ -191,6 +142,13 @@ class Manifest(Declared):
         if len({channel.name for channel in self.channels}) != len(self.channels):
             raise ValueError("two channels have the same name")
         return self
+
+    @field_validator("parameters")
+    @classmethod
+    def _parameter_names(cls, parameters: tuple[Parameter, ...]) -> tuple[Parameter, ...]:
+        if len({parameter.name for parameter in parameters}) != len(parameters):
+            raise ValueError("two parameters have the same name")
+        return parameters
 
     @model_validator(mode="after")
     def _sections_fit_the_runtime(self) -> Manifest:
@@ -309,13 +267,3 @@ def example_path(manifest: Manifest, folder: Path) -> Path | None:
 
 _PLAIN_SECTIONS = ("activation", "prepare", "inferer", "network", "weights")
 _SELF_DESCRIBED = {"monai-bundle": "a MONAI bundle", NNUNET: "an nnU-Net folder"}
-
-
-def _as_number(value: Any) -> float | None:
-    if isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None

@@ -40,8 +40,12 @@ restore: argmax
         ("step: zscore", "step: zcore", "line 10, prepare.intensity.1: Input tag 'zcore'"),
         ("low: 0, ", "", "line 9, prepare.intensity.0.clip.low: this key is missing"),
         ("color: [1, 2, 3]", "color: [1, 2, 300]", "line 12, labels.1.color.2: Input should be less than"),
-        ("class: torch.nn.Conv3d", "class: ../evil.py:Net", "line 4, network.class: String should match pattern"),
-        ("argmax", "best", "line 13, restore: Input should be 'argmax', 'threshold' or 'labels'; 'best' came"),
+        (
+            "class: torch.nn.Conv3d",
+            "class: ../evil.py:Net",
+            "line 4, network.class: `package.module.Class` or `file.py:Class` was",
+        ),
+        ("argmax", "best", "line 13, restore: 'argmax', 'threshold' or 'labels' was expected; 'best' came"),
     ],
 )
 def test_a_fault_is_told_with_its_line(right: str, wrong: str, sentence: str) -> None:

@@ -23,7 +23,8 @@ from inference_server.errors import (
     UnknownModel,
     UnknownTask,
 )
-from inference_server.models.manifest import Manifest, Parameter
+from inference_server.models.manifest import Manifest
+from inference_server.models.parameter import Parameter
 from inference_server.models.resources import Resources
 from inference_server.settings import Settings
 from inference_server.tasks.admission import Bounds
