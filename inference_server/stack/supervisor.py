@@ -22,6 +22,7 @@ from inference_server.tasks.allocator import allocator_environment
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
 from inference_server.tasks.queue import CeleryTurns, send_turns
+from inference_server.tasks.record import worker_name
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +95,10 @@ class Supervisor:
         """Restart what died, with back-off; the claims of a dead worker go back to the queue at once."""
         for part in self._parts:
             if (status := part.died()) is not None:
-                pause_s = part.plan_restart()
+                pid, pause_s = part.pid, part.plan_restart()
                 log.error("part died", extra={"part": part.spec.name, "exit_status": status, "pause_s": pause_s})
-                self._return_claims(part)
+                if part is self._worker and pid is not None:
+                    self._return_claims(pid)
             if part.restart_if_due():
                 log.info("part restarted", extra={"part": part.spec.name})
 
@@ -109,11 +111,10 @@ class Supervisor:
     def _parts(self) -> Sequence[Part]:
         return (*self._broker, *self._own)
 
-    def _return_claims(self, part: Part) -> None:
-        if part is not self._worker or not part.announced:
-            return
+    def _return_claims(self, pid: int) -> None:
+        """Return what a dead worker held, also one that died while it was not all up."""
         try:
-            lost = self._claims.lose(part.announced, alive_pids=())
+            lost = self._claims.lose(worker_name(pid), alive_pids=())
             send_turns(self._turns, self._settings.queue_names, len(lost))
         except StoreUnavailable:
             log.warning("claims of the dead worker are left to housekeeping")

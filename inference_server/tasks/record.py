@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -134,6 +135,11 @@ class Holder:
 
     worker: str
     pid: int
+
+
+def worker_name(pid: int) -> str:
+    """Return the name of the worker that runs on this machine with a process id; no other running one has it."""
+    return f"{socket.gethostname()}:{pid}"
 
 
 @dataclass(frozen=True)

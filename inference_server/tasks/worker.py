@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import socket
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from types import FrameType
@@ -26,6 +25,7 @@ from inference_server.tasks.database import open_database
 from inference_server.tasks.fitness import with_fit_queues
 from inference_server.tasks.guardian import Guardian
 from inference_server.tasks.queue import TURN, CeleryTurns, make_celery
+from inference_server.tasks.record import worker_name
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def run_worker(
     if open_engine is None:
         open_engine = _engine_opener()
         settings = _fitted(settings)
-    name = worker_name()
+    name = worker_name(os.getpid())
     claims = Claims(open_database(settings.database), max_attempts=settings.max_attempts)
     guardian = Guardian(settings, name, claims, CeleryTurns(settings), ready or (lambda _: None))
     child = Child(settings, name, open_engine, guardian.announce)
@@ -100,11 +100,6 @@ def run_worker(
     guardian.start()
     controller.start()
     guardian.end(controller.exitcode or os.EX_OK)
-
-
-def worker_name() -> str:
-    """Return a name that no other running worker has."""
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _engine_opener() -> OpenEngine:

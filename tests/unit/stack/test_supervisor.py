@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+from records import new_task
 
 from inference_server.errors import SettingsError
 from inference_server.settings import Settings
-from inference_server.stack.supervisor import run_up
+from inference_server.stack.part import Part, PartSpec
+from inference_server.stack.supervisor import Supervisor, run_up
+from inference_server.tasks.claims import Claims
+from inference_server.tasks.database import open_database
+from inference_server.tasks.record import Holder, Status, worker_name
+from inference_server.tasks.store import Store
 
 
 def test_a_data_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
@@ -19,3 +26,20 @@ def test_a_data_folder_that_cannot_be_written_to_is_a_sentence(tmp_path: Path) -
     (tmp_path / "up.lock").mkdir()
     with pytest.raises(SettingsError, match="cannot be written to: Is a directory"):
         run_up(Settings(data_dir=tmp_path), ready=print)
+
+
+def test_what_a_worker_held_goes_back_also_if_it_died_before_it_was_all_up(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, broker_url=f"redis+socket://{tmp_path / 'none.sock'}")
+    supervisor = Supervisor(settings, None)
+    worker = Part(PartSpec("worker", (sys.executable, "-c", "pass"), {}))
+    supervisor._worker, supervisor._own = worker, [worker]
+    worker.start()
+    assert worker.wait(20)
+    database = open_database(settings.database)
+    store, claims = Store(database), Claims(database)
+    task, _ = store.add(new_task())
+    assert claims.claim(["default"], Holder(worker_name(worker.pid or 0), 1), 15.0)
+    supervisor.watch()
+    assert (store.get(task.uid).status, store.get(task.uid).attempts) == (Status.QUEUED, 1)
+    worker.kill()
+    database.close()
