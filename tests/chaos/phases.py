@@ -6,7 +6,8 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 from chaos.alone import Alone
 from chaos.arena import Arena, Hit, recovery
@@ -37,6 +38,7 @@ class Run:
     findings: Findings
     generator: random.Random
     say: Say
+    numbers: Iterator[int] = field(default_factory=count)
 
     def load(self, url: str, name: str, sents: Sequence[Sent], *, held: bool = False) -> Load:
         """Return clients that will carry some cases."""
@@ -44,8 +46,7 @@ class Run:
 
     def poison(self, model: str) -> Sent:
         """Return a case for a model that does not behave, of a number that no other has."""
-        number = len(self.sents) + len(self.findings.poison) + len(self.findings.stray_poison)
-        return replace(self.sents[0], number=number, model=model, parameters={})
+        return replace(self.sents[0], number=len(self.sents) + next(self.numbers), model=model, parameters={})
 
     def keep(self, load: Load, records: Records) -> dict[str, Life]:
         """Add what became of a load's tasks to the findings and return it."""
@@ -67,11 +68,11 @@ def undisturbed(run: Run, site: Site, records: Records) -> dict[int, Life]:
     return {ending.sent.number: lives[ending.uid] for ending in endings}
 
 
-def beside_poison(run: Run, site: Site, records: Records, count: int, before: dict[int, Life]) -> None:
-    """Send the first `count` cases at once, with one of every poison among them, and compare how long they take."""
-    load = run.load(site.url, "poisoned", run.sents[:count])
-    places = sorted(run.generator.sample(range(count // 2), len(POISONS)))
-    for model, start, stop in zip(POISONS, places, [*places[1:], count], strict=True):
+def beside_poison(run: Run, site: Site, records: Records, tasks: int, before: dict[int, Life]) -> None:
+    """Send the first `tasks` cases at once, with one of every poison among them, and compare how long they take."""
+    load = run.load(site.url, "poisoned", run.sents[:tasks])
+    places = sorted(run.generator.sample(range(tasks // 2), len(POISONS)))
+    for model, start, stop in zip(POISONS, places, [*places[1:], tasks], strict=True):
         load.submit_all(run.sents[start:stop] if start != places[0] else run.sents[:stop])
         run.findings.poison += load.submit_all([run.poison(model)]).values()
     endings = load.start().wait()
@@ -79,9 +80,9 @@ def beside_poison(run: Run, site: Site, records: Records, count: int, before: di
     _await_ends(records, run.findings.poison)
     lives = run.keep(load, records)
     took_s = _duration_s([lives[ending.uid] for ending in endings])
-    usual_s = _duration_s([before[number] for number in range(count)])
+    usual_s = _duration_s([before[number] for number in range(tasks)])
     run.findings.beside_poison = took_s / usual_s
-    run.say(f"{count} tasks beside poison took {took_s:.1f} s, without {usual_s:.1f} s")
+    run.say(f"{tasks} tasks beside poison took {took_s:.1f} s, without {usual_s:.1f} s")
 
 
 def under_faults(run: Run, arena: Arena, plan: Sequence[Planned]) -> None:
