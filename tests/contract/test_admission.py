@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from postgres import fresh_database
 from records import HOLDER, LEASE_S, PROBLEM, Clock, added, claimed, emptied, new_task
 from sqlalchemy import text
 
 from inference_server.errors import Conflict, OverQuota, QueueFull
+from inference_server.tasks import database as database_module
 from inference_server.tasks.admission import Bounds
 from inference_server.tasks.claims import Claims
-from inference_server.tasks.database import Database
+from inference_server.tasks.database import Database, open_database
 from inference_server.tasks.record import Claim, Priority, Status, new_uid
 from inference_server.tasks.store import Store
 
@@ -183,3 +187,38 @@ def test_a_refused_task_leaves_no_trace(database: Database) -> None:
         store.add(new_task())
     with database.reading() as connection:
         assert connection.execute(text("SELECT count(*) FROM tasks")).scalar() == 1
+
+
+BEFORE = """
+    INSERT INTO tasks (uid, model, version, digest, queue, dialect, token, priority, status, revision, attempts,
+        created_at, queued_at, case_size_bytes, progress, parameters, outputs, report, fingerprint)
+    VALUES (:uid, 'm', '1', 'd', 'default', 'native', :token, 1, :status, 1, 0, 0, 0, 1, 0, '{}', '[]', '{}', '')
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'records.sqlite'}"
+    else:
+        with fresh_database(request.getfixturevalue("postgres_server")) as url:
+            yield url
+
+
+def test_records_of_an_earlier_release_are_counted_when_they_are_opened(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "HEAD", "0002")
+    earlier = open_database(empty_url)
+    with earlier.writing() as connection:
+        connection.execute(text("INSERT INTO usage (token, score) VALUES ('a', 5), ('b', 0)"))
+        for number, (token, status) in enumerate([("a", "queued"), ("a", "running"), ("b", "queued"), ("b", "failed")]):
+            connection.execute(text(BEFORE), {"uid": str(number), "token": token, "status": status})
+    earlier.close()
+    monkeypatch.undo()
+    database = open_database(empty_url)
+    assert _same(database)
+    assert claimed(Claims(database)).task.uid == "2"
+    assert claimed(Claims(database)).task.uid == "0"
+    assert _same(database)
+    database.close()
