@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -152,13 +153,19 @@ def write_nnunet(bundle: Bundle, folder: Path) -> Path:
 def answer_of_nnunetv2(
     folder: Path, channels: Sequence[Volume], *, folds: Sequence[int | str] = (0,), **options: Any
 ) -> NDArray[Any]:
-    """Return the labels (z, y, x) that nnunetv2 itself gives for a case."""
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    """Return the labels (z, y, x) that nnunetv2 itself gives for a case.
+
+    It looks for trainers in modules that need packages which are not here, and is told where they are.
+    """
+    from nnunetv2.inference import predict_from_raw_data as nnunetv2
+
+    from inference_server.models.runtimes.nnunet_network import find_trainer
 
     arrays = np.stack([volume.array.astype(np.float32) for volume in channels])
     spacing_mm = channels[0].geometry.spacing_mm[::-1]
-    with contextlib.redirect_stdout(io.StringIO()):
-        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, **options)
+    finding = mock.patch.object(nnunetv2, "recursive_find_trainer_class_by_name", find_trainer)
+    with finding, contextlib.redirect_stdout(io.StringIO()):
+        predictor = nnunetv2.nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, **options)
         checkpoint = next(folder.glob("fold_*/*.pth")).name
         predictor.initialize_from_trained_model_folder(str(folder), list(folds), checkpoint)
         labels: NDArray[Any] = predictor.predict_single_npy_array(
