@@ -65,12 +65,12 @@ def _overlap() -> list[Figure]:
             _cases(http, image, 4)  # both children warm
             alone = statistics.median([timed(lambda: _case(http, image)) for _ in range(ROUNDS)])
             uid = http.get("/api/v1/tasks", params={"limit": 1}).raise_for_status().json()["tasks"][0]["uid"]
-            timings_s = http.get(f"/api/v1/tasks/{uid}").raise_for_status().json()["report"]["timings_s"]
+            timings = http.get(f"/api/v1/tasks/{uid}").raise_for_status().json()["timings"]
             together = timed(lambda: _cases(http, image, MANY)) / MANY
     name = "200×512×512 at 3 mm, one thread"
     return [
         Figure(f"{name}, a case alone", alone, "s"),
-        Figure(f"{name}, of which in the network", timings_s["predicting"], "s"),
+        Figure(f"{name}, of which in the network", timings["predicting"], "s"),
         at_most(f"{name}, a case of {MANY} sent together / one alone", together / alone, 0.8, "×"),
     ]
 

@@ -71,7 +71,7 @@ class Engine:
         own = result.report
         report = self._report(model, case, course)
         notes = (*report.notes, *own.notes, *course.notes)
-        return replace(result, report=replace(report, precision=own.precision, notes=notes))
+        return replace(result, report=replace(report, precision=own.precision, backend=own.backend, notes=notes))
 
     def load(self, model: Model, hooks: Hooks = NO_HOOKS) -> Runtime:
         """Load a model, if it is not warm already. Of an ensemble all members are loaded and the last one is returned.
@@ -87,7 +87,8 @@ class Engine:
         runtime, prediction = self._predictor.predict(model, case, course)
         with course.phase("restoring"):
             result = runtime.restore(prediction)
-        return replace(result, report=replace(result.report, precision=runtime.precision.value))
+        report = replace(result.report, precision=runtime.precision.value, backend=runtime.backend.value)
+        return replace(result, report=report)
 
     def _members(self, model: Model) -> list[Model]:
         return list(model.members) or [self.registry.get(name) for name in model.manifest.members]
@@ -97,23 +98,23 @@ class Engine:
         parts = [course.part(number, len(members)) for number in range(len(members))]
         if averages_scores(manifest):
             mean = RunningMean()
-            precisions = [self._add(mean, member, case, part) for member, part in zip(members, parts, strict=True)]
+            modes = [self._add(mean, member, case, part) for member, part in zip(members, parts, strict=True)]
             with course.phase("restoring"):
                 result = mean.restored(case, manifest)
-            return _of_members(result, members, precisions)
+            return _of_members(result, members, modes)
         results = [self._ask(member, case, part) for member, part in zip(members, parts, strict=True)]
         with course.phase("restoring"):
             classifies = manifest.kind == "classification"
             names = [member.id for member in members]
             result = combine_classes(results, manifest) if classifies else majority(results, case, manifest, names)
-        return _of_members(result, members, [one.report.precision for one in results])
+        return _of_members(result, members, [(one.report.precision, one.report.backend) for one in results])
 
-    def _add(self, mean: RunningMean, model: Model, case: Case, course: Course) -> str:
-        """Add a member's probabilities to a mean and return its precision."""
+    def _add(self, mean: RunningMean, model: Model, case: Case, course: Course) -> tuple[str, str]:
+        """Add a member's probabilities to a mean and return its precision and backend."""
         runtime, prediction = self._predictor.predict(model, case, course, whole=True)
         with course.phase("restoring"):
             mean.add(runtime.probabilities(prediction), prediction.prepared.affine)
-        return runtime.precision.value
+        return runtime.precision.value, runtime.backend.value
 
     def _report(self, model: Model, case: Case, course: Course) -> Report:
         return Report(
@@ -127,10 +128,11 @@ class Engine:
         )
 
 
-def _of_members(result: Result, members: Sequence[Model], precisions: Sequence[str]) -> Result:
+def _of_members(result: Result, members: Sequence[Model], modes: Sequence[tuple[str, str]]) -> Result:
     asked = ", ".join(f"{member.id} {member.version}" for member in members)
-    report = Report(precision=", ".join(sorted(set(precisions))), notes=(f"The members of the ensemble: {asked}.",))
-    return replace(result, report=report)
+    precision, backend = (", ".join(sorted(set(values))) for values in zip(*modes, strict=True))
+    note = f"The members of the ensemble: {asked}."
+    return replace(result, report=Report(precision=precision, backend=backend, notes=(note,)))
 
 
 def open_engine(settings: Settings, registry: Registry) -> Engine:

@@ -65,7 +65,8 @@ def test_a_run_reports_its_phases_progress_and_how_it_was_done(
     assert progress == pytest.approx([(done + 1) / 8 for done in range(8)])
     report = result.report
     assert (report.model, report.version, report.digest) == ("levels", "2.1.0", model.digest)
-    assert (report.precision, report.notes) == ("float32", ("The directions were assumed.",))
+    assert (report.precision, report.backend) == ("float32", "eager")
+    assert report.notes == ("The directions were assumed.",)
     assert report.device.startswith("cpu")
     assert set(report.timings_s) == set(phases)
     assert report.software["torch"] == torch.__version__
