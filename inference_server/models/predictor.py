@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from traceback import clear_frames
 
@@ -26,7 +27,14 @@ from inference_server.models.precision import settle
 from inference_server.models.registry import Model
 from inference_server.models.runtimes import make_runtime
 from inference_server.models.runtimes.base import Prediction, Runtime
-from inference_server.models.trouble import Effort, is_broken_device, is_out_of_memory, lesser_efforts, with_less
+from inference_server.models.trouble import (
+    Effort,
+    is_broken_device,
+    is_out_of_memory,
+    lesser_efforts,
+    trial_efforts,
+    with_less,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +141,7 @@ class Predictor:
             prepared = runtime.prepare(case)
         efforts = lesser_efforts(runtime.batch, device, whole=whole, room=self._warm.has_others(runtime))
         with course.phase("predicting"), hooks.hold() if device == self.device else nullcontext():
-            prediction = with_less(predict, efforts, whole=whole, told=told)
+            prediction = with_less(predict, efforts, first=Effort(whole=whole), told=told)
             self._free_device()
         for note in (*runtime.notes, *prediction.notes):
             course.note(note)
@@ -153,9 +161,15 @@ class Predictor:
     def _load(self, model: Model, device: torch.device) -> Runtime:
         runtime = make_runtime(model)
         runtime.load(device)
-        settle(runtime, device, cache_dir=self._cache_dir)
+        with_less(
+            partial(self._settle, runtime, device), trial_efforts(runtime.batch), told=lambda _: free_memory(device)
+        )
         logger.info("model loaded", extra={"model": model.id, "version": model.version, "precision": runtime.precision})
         return runtime
+
+    def _settle(self, runtime: Runtime, device: torch.device, effort: Effort) -> None:
+        runtime.effort = effort
+        settle(runtime, device, cache_dir=self._cache_dir)
 
     def _free_device(self) -> None:
         if self.device.type == "cuda":  # the device's other users cannot have what torch keeps for itself

@@ -20,6 +20,7 @@ from inference_server.models.case import Case
 from inference_server.models.manifest import Precision
 from inference_server.models.network import Network
 from inference_server.models.runtimes.base import Prediction, Runtime
+from inference_server.models.trouble import is_broken_device
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,8 @@ class Trials:
             enter(self._runtime, self._device, mode)
             seconds = self._seconds()
         except (PredictionError, RuntimeError) as exc:
+            if is_broken_device(exc):
+                raise
             self._refuse(mode, type(exc).__name__)
             return None
         why = self._runtime.network.refusal if self._runtime.network else ""

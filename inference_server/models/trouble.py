@@ -73,21 +73,31 @@ def lesser_efforts(batch: int | None, device: torch.device, *, whole: bool, room
         yield Try(replace(effort, on_host=True), "the windows were added up in the main memory")
 
 
+def trial_efforts(batch: int | None) -> Iterator[Try]:
+    """Return what is tried when memory does not suffice to find out on the example how a model is fastest."""
+    if batch is not None and batch > 1:
+        yield Try(Effort(1), "the example's windows were computed one at a time")
+
+
 def with_less(
-    work: Callable[[Effort], Answer], efforts: Iterator[Try], *, whole: bool, told: Callable[[str], None]
+    work: Callable[[Effort], Answer],
+    efforts: Iterator[Try],
+    *,
+    told: Callable[[str], None],
+    first: Effort = Effort(),
 ) -> Answer:
     """Do some work with full effort and, as long as memory does not suffice, with less.
 
     Args:
         work: does it.
         efforts: what to try.
-        whole: as in `Effort`.
         told: frees memory and hears what is tried next.
+        first: the full effort.
 
     Raises:
         MemoryError, RuntimeError: the last effort's, or what is no matter of memory.
     """
-    effort = Effort(whole=whole)
+    effort = first
     while True:
         try:
             return work(effort)

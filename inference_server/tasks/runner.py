@@ -7,12 +7,19 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from inference_server.errors import InferenceServerError, OutOfMemory, ResultGone, StoreUnavailable, UnknownModel
+from inference_server.errors import (
+    DeviceFailed,
+    InferenceServerError,
+    OutOfMemory,
+    ResultGone,
+    StoreUnavailable,
+    UnknownModel,
+)
 from inference_server.models.case import Case, Result
 from inference_server.models.hooks import Hooks
 from inference_server.models.registry import Model
@@ -22,7 +29,7 @@ from inference_server.tasks.blobs.local import disk_errors
 from inference_server.tasks.case_zip import read_case
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.device import DeviceLock
-from inference_server.tasks.keeper import Keeper
+from inference_server.tasks.keeper import Keeper, kill_own_group
 from inference_server.tasks.record import Claim, Phase, Problem, Task
 from inference_server.tasks.result_zip import write_result
 
@@ -122,13 +129,23 @@ class Runner:
         claims: where results and failures are committed.
         blobs: where cases are and results go.
         engine: runs the models.
+        end: ends this process, which a device that failed leaves unusable.
     """
 
-    def __init__(self, settings: Settings, claims: Claims, blobs: Blobs, engine: Computes) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        claims: Claims,
+        blobs: Blobs,
+        engine: Computes,
+        *,
+        end: Callable[[], None] = kill_own_group,
+    ) -> None:
         self._settings = settings
         self._claims = claims
         self._blobs = blobs
         self._engine = engine
+        self._end = end
         self._lock = DeviceLock(settings.data_dir / "devices", str(engine.device))
 
     def preload(self) -> None:
@@ -139,6 +156,9 @@ class Runner:
             if model.manifest.preload and model.manifest.queue in self._settings.queue_names:
                 try:
                     self._engine.load(model, hooks)
+                except DeviceFailed as error:
+                    log.critical("device failed; its process ends", extra={"model": model.id, **_cause(error)})
+                    self._end()
                 except InferenceServerError as error:
                     log.error("model cannot be loaded", extra={"model": model.id, **_cause(error)})
 
@@ -156,6 +176,9 @@ class Runner:
     def _problem_of(self, attempt: _Attempt) -> Problem | None:
         try:
             self._complete(attempt)
+        except DeviceFailed as error:
+            _log_failure(attempt, error)
+            self._leave(attempt)
         except InferenceServerError as error:
             _log_failure(attempt, error)
             return Problem(error.code, error.message)
@@ -166,6 +189,14 @@ class Runner:
             _log_failure(attempt, error)
             return Problem(InferenceServerError.code, "The server failed on this case. Please tell its operator.")
         return None
+
+    def _leave(self, attempt: _Attempt) -> None:
+        """End this process and so lose the task, which counts as an attempt, to another one."""
+        attempt.keeper.event("warning", "The device failed. The process that used it is replaced by a fresh one.")
+        with suppress(StoreUnavailable):
+            attempt.keeper.flush()
+        log.critical("device failed; its process ends", extra=_facts(attempt.task))
+        self._end()
 
     def _complete(self, attempt: _Attempt) -> None:
         model = self._model(attempt.task)

@@ -12,6 +12,7 @@ from case_zips import image, model, zipped
 from records import HOLDER
 
 from inference_server.errors import (
+    DeviceFailed,
     InferenceServerError,
     InvalidVolume,
     ModelLoadError,
@@ -46,7 +47,9 @@ def bright(case: Case, hooks: Hooks) -> Result:
     hooks.phase("restoring")
     volume = case.reference
     labels = Volume((volume.array > 10).astype(np.uint8), volume.geometry, volume.nifti_header)
-    report = Report("m", "1.0.0", "d1", "cpu", "float32", {"predicting": 0.25}, notes=("Directions were assumed.",))
+    report = Report(
+        "m", "1.0.0", "d1", "cpu", "float32", timings_s={"predicting": 0.25}, notes=("Directions were assumed.",)
+    )
     return Result((Segmentation("labels", labels, {1: LabelName(name="BRIGHT")}),), {"benign": 0.75}, report=report)
 
 
@@ -261,3 +264,22 @@ def test_the_newest_version_of_each_model_of_the_queues_is_loaded_before_the_fir
     bench.engine.broken = {"broken"}
     Runner(bench.settings, bench.claims, bench.blobs, bench.engine).preload()
     assert sorted(bench.engine.loaded) == [("a", "2.0"), ("z", "1.0.0")]
+
+
+def test_a_failed_device_ends_the_process_and_leaves_the_task_to_another(bench: Bench) -> None:
+    bench.engine.compute = raising(DeviceFailed())
+    claim, ended = bench.claim(), []
+    Runner(bench.settings, bench.claims, bench.blobs, bench.engine, end=lambda: ended.append(True)).run(claim)
+    assert ended == [True]
+    assert bench.store.get(claim.task.uid).status is Status.RUNNING  # the worker's parent returns it
+    assert "The device failed." in bench.store.events(claim.task.uid)[-1].text
+
+
+def test_a_device_that_fails_while_models_are_loaded_ends_the_process(bench: Bench) -> None:
+    def load(model: Model, hooks: Hooks) -> None:
+        raise DeviceFailed
+
+    ended: list[bool] = []
+    bench.engine.load = load  # type: ignore[method-assign]
+    Runner(bench.settings, bench.claims, bench.blobs, bench.engine, end=lambda: ended.append(True)).preload()
+    assert ended == [True]
