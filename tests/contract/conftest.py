@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from postgres import fresh_database, postgres
@@ -40,8 +42,13 @@ def postgres_database(postgres_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def sqlite_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    with _opened(f"sqlite:///{tmp_path_factory.mktemp('records') / 'records.sqlite'}") as database:
+def sqlite_database() -> Iterator[Database]:
+    """In memory where the machine has such a folder: thousands of commits need not reach a disk here."""
+    memory = Path("/dev/shm")
+    with (
+        tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder,
+        _opened(f"sqlite:///{folder}/records.sqlite") as database,
+    ):
         yield database
 
 
