@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -42,8 +41,8 @@ def test_no_task_is_claimed_twice_and_none_is_left_over(database: Database) -> N
 
 
 @pytest.fixture
-def postgres(postgres_database: Database) -> Iterator[Database]:
-    yield emptied(postgres_database)
+def postgres(postgres_database: Database) -> Database:
+    return emptied(postgres_database)
 
 
 def test_a_claim_does_not_wait_for_one_that_is_not_committed(postgres: Database) -> None:

@@ -330,9 +330,3 @@ def test_models_are_listed_with_their_manifests(doors: Doors) -> None:
     assert [channel["name"] for channel in listed["models"][1]["channels"]] == ["t1", "t2"]
     unknown = doors.client.get("/api/v1/models/three")
     assert (unknown.status_code, unknown.json["code"]) == (404, "unknown_model")
-
-
-def test_limits_are_the_settings(doors: Doors) -> None:
-    limits = doors.client.get("/api/v1/limits").json
-    assert limits == {name: getattr(doors.settings, name) for name in limits}
-    assert len(limits) == 10

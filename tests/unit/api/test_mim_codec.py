@@ -27,6 +27,7 @@ POLL = {
     "model_load": 552,
     "prediction": 552,
     "out_of_memory": 552,
+    "device_failed": 552,
     "timed_out": 552,
     "queue_timed_out": 552,
     "worker_lost": 552,
