@@ -40,7 +40,7 @@ def test_ct_body_agrees_with_the_algorithm_on_the_held_out_chest(engine: Engine,
     volume = read_volume(image, max_bytes=LIMIT_BYTES)
     expected = dict(zip(("BODY", "LUNGS", "BONE"), algorithm()(volume.array, volume.geometry.spacing_mm), strict=True))
     found = masks(engine, "ct-body", image)
-    for name, least in {"BODY": 0.97, "LUNGS": 0.95, "BONE": 0.79}.items():
+    for name, least in {"BODY": 0.97, "LUNGS": 0.95, "BONE": 0.85}.items():
         assert dice(found[name], expected[name]) >= least, name
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 SPACING_MM = (1.5, 1.5, 2.5)
-HU_MIN, HU_MAX = -1000.0, 1000.0
+HU_MIN, HU_MAX, HU_UNIT = -1000.0, 1000.0, 500.0
+"""What the network sees of HU, and how many HU are one."""
 ANYWHERE = 0.15
 """Share of the windows that lie anywhere in the picture; the others lie about the body. Some show nothing but air."""
 # A label is averaged over about one working voxel, so that interpolating the prediction back to a fine grid and
@@ -64,7 +65,7 @@ class Sampler:
             size: voxels along x, y, z.
 
         Returns:
-            Network input ``(1, 1, X, Y, Z)`` in 0..1 and soft labels ``(1, 3, X, Y, Z)`` in 0..1.
+            Network input ``(1, 1, X, Y, Z)`` in -2..2 and soft labels ``(1, 3, X, Y, Z)`` in 0..1.
         """
         position_mm = self._centre(source, size) + self._turned(size)
         low, high = self._field_of_view(source)
@@ -137,9 +138,9 @@ class Sampler:
                 hu, functional.avg_pool3d(hu, 3, 1, 1, count_include_pad=False), float(self.uniform(0, 0.8))
             )
         if self.chance(0.6):
-            hu = hu + torch.randn(hu.shape, generator=self.random) * self.uniform(0, 35)
-        hu = hu * self.uniform(0.97, 1.03) + self.uniform(-15, 15)
-        return ((hu - HU_MIN) / (HU_MAX - HU_MIN)).clamp(0, 1)
+            hu = hu + torch.randn(hu.shape, generator=self.random) * self.uniform(0, 25)
+        hu = hu * self.uniform(0.985, 1.015) + self.uniform(-6, 6)
+        return hu.clamp(HU_MIN, HU_MAX) / HU_UNIT
 
 
 def _sample(volume: Tensor, index: Tensor) -> Tensor:

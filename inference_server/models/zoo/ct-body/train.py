@@ -16,16 +16,18 @@ import torch
 from cases import random_phantom, training_cts
 from monai.bundle import ConfigParser
 from safetensors.torch import load_file, save_file
-from samples import Sampler, Source
+from samples import HU_UNIT, Sampler, Source
 from torch import Tensor, nn
 from torch.nn import functional
 
 HERE = Path(__file__).parent
 SMALL, FULL = (64, 64, 48), (96, 96, 64)
-PHANTOMS, PHANTOM_SHARE = 45, 0.45
+PHANTOMS, PHANTOM_SHARE = 45, 0.35
+RANGES_HU = (-1000.0, -500.0, -100.0, 60.0, 260.0, 1000.0)
+"""The first layer says of each of these ranges how far a voxel's HU lie in it, 0 to 1; it starts with them."""
 WEIGHTS = (1.0, 1.0, 4.0)
 """Of BODY, LUNGS and BONE in the cross-entropy: bone is rare. Per channel, so that no surface is pushed outwards."""
-LEARNING_RATE, WARM_UP_STEPS, AVERAGE_DECAY = 2e-3, 50, 0.995
+LEARNING_RATE, WARM_UP_STEPS, AVERAGE_DECAY = 1.5e-3, 100, 0.998
 SAVE_EVERY_S = 120.0
 log = logging.getLogger("train")
 
@@ -55,7 +57,17 @@ def network(start: Path | None) -> nn.Module:
     model: nn.Module = config.get_parsed_content("network_def")
     if start:
         model.load_state_dict(load_file(start))
+    else:
+        spread_ranges(model[0])  # type: ignore[index]
     return model
+
+
+@torch.no_grad()
+def spread_ranges(layer: nn.Conv3d) -> None:
+    """Set the first layer's weights so that each channel rises from 0 to 1 within a range; the last is always 1."""
+    low, width = torch.tensor(RANGES_HU[:-1]), torch.tensor(RANGES_HU).diff()
+    layer.weight.copy_(torch.cat([HU_UNIT / width, torch.zeros(1)]).view_as(layer.weight))
+    layer.bias.copy_(torch.cat([-low / width, torch.ones(1)]))  # type: ignore[union-attr]
 
 
 def gather(data: Path, seed: int) -> tuple[list[Source], list[Source]]:
