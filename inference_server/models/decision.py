@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -87,7 +87,7 @@ class Above:
     """A structure's value where its chance, the only one, is above a threshold."""
 
     threshold: float
-    activation: Activation | None
+    activation: Literal["sigmoid"] | None
     value: int = 1
 
     def own(self, scores: torch.Tensor) -> torch.Tensor:

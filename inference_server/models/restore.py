@@ -21,6 +21,7 @@ from inference_server.models.placement import Placement, blocks, make_placement
 from inference_server.models.runtimes.base import Prediction
 from inference_server.models.sampling import Affine
 from inference_server.models.slabs import SLAB_BYTES, for_each_slab
+from inference_server.models.softmax import softmax_by_class
 
 
 def restore_scores(
@@ -83,10 +84,18 @@ def restore_labels(labels: torch.Tensor, affine: Affine, case: Case, manifest: M
 def _structures(
     sources: Sequence[Scores], activation: Activation | None, case: Case, manifest: Manifest
 ) -> Iterator[Segmentation]:
-    for value, name in file_names(manifest, len(sources[0].values)).items():
-        channel = [replace(source, values=source.values[value - 1 : value]) for source in sources]
-        labels = _decided(channel, Above(manifest.threshold, activation, value), case, value)
+    left = None if activation == "softmax" else activation
+    names = file_names(manifest, len(sources[0].values))
+    apart = [_channels(source.values, activation) for source in sources]
+    for (value, name), *channels in zip(names.items(), *apart, strict=True):
+        single = [replace(source, values=channel) for source, channel in zip(sources, channels, strict=True)]
+        labels = _decided(single, Above(manifest.threshold, left, value), case, value)
         yield segmentation_of(name, labels, case, label_names(manifest, [value]))
+
+
+def _channels(scores: torch.Tensor, activation: Activation | None) -> Iterator[torch.Tensor]:
+    """Yield the channels ``(1, A, B, C)``: with softmax, which is over all of them, already as probabilities."""
+    return softmax_by_class(scores) if activation == "softmax" else (one[None] for one in scores)
 
 
 def _decided(sources: Sequence[Scores], rule: Rule, case: Case, highest: int) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from bundles import axis_geometry, centred, slope_volume
 from inference_server.errors import PredictionError
 from inference_server.imaging.nifti import read_volume, write_labels
 from inference_server.imaging.volume import Geometry, Volume
+from inference_server.models.bundle import Activation
 from inference_server.models.case import Case
 from inference_server.models.manifest import parse_manifest
 from inference_server.models.restore import restore_labels, restore_scores
@@ -134,7 +135,44 @@ def test_memory_does_not_grow_with_the_number_of_classes() -> None:
     assert memory_kb("VmHWM") - before < 100_000
 
 
-def test_everything_is_computed_where_the_scores_are() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_structures_by_softmax_are_those_of_interpolating_all_probabilities(dtype: torch.dtype) -> None:
+    """On a grid two times finer along x, whose voxels lie at quarters between the scores."""
+    manifest = parse_manifest({"id": "m", "restore": "threshold", "threshold": 0.4})
+    geometry, scores = Geometry((3, 4, 5)), 4 * torch.randn(4, 5, 4, 3, generator=torch.Generator().manual_seed(0))
+    case = Case({"image": blank(geometry)}, scaling_factor=(1, 1, 2))
+    kept = scores.to(dtype).clone()
+    found = restore_scores(predicted(kept, geometry, case), manifest, "softmax")
+    assert torch.equal(kept, scores.to(dtype))
+    chances = kept.double().softmax(0).permute(0, 3, 2, 1).numpy()
+    low = np.clip((np.arange(10) + 0.5) / 2 - 0.5, 0, 4)
+    whole, share = np.minimum(low.astype(int), 3), low - np.minimum(low.astype(int), 3)
+    fine = chances[..., whole] * (1 - share) + chances[..., whole + 1] * share
+    assert np.abs(fine - 0.4).min() > 1e-5
+    for value, (structure, expected) in enumerate(zip(found, fine > 0.4, strict=True), 1):
+        assert 0 < expected.sum() < expected.size
+        np.testing.assert_array_equal(structure.labels.array, expected * value)
+
+
+def test_memory_of_structures_by_softmax_does_not_grow_with_their_number() -> None:
+    """60 classes on 96 x 112 x 112 voxels: all probabilities at once would take 290 MB."""
+    clear = Path("/proc/self/clear_refs")
+    if not clear.exists():
+        pytest.skip("this system does not tell a process's peak memory")
+    manifest = parse_manifest({"id": "m", "restore": "threshold", "threshold": 0.5})
+    grid = Geometry((96, 112, 112))
+    scores, case = torch.zeros(60, 112, 112, 96), Case({"image": blank(grid)})
+    scores[7] = 9.0
+    clear.write_text("5")
+    before = memory_kb("VmRSS")
+    found = restore_scores(predicted(scores, grid, case), manifest, "softmax")
+    labels = sum(structure.labels.array.nbytes for structure in found) // 1024
+    assert [structure.labels.array.any() for structure in found] == [value == 7 for value in range(60)]
+    assert memory_kb("VmHWM") - before - labels < 100_000
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_everything_is_computed_where_the_scores_are(activation: Activation) -> None:
     """Whatever is made without saying where would lie on a device that has no memory at all."""
     geometry = axis_geometry("RAI", (9, 8, 7), (1.0, 2.0, 3.0))
     turned = centred((5, 6, 7), (2.0, 2.0, 3.0), np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]]))
@@ -142,11 +180,11 @@ def test_everything_is_computed_where_the_scores_are() -> None:
     threads = torch.get_num_threads()
     scores, case = torch.randn(2, 7, 6, 5), Case({"image": blank(geometry)}, scaling_factor=(1, 2, 1))
     for grid in (geometry, turned):
-        expected = [part.labels.array for part in restore_scores(predicted(scores, grid, case), names, "sigmoid")]
+        expected = [part.labels.array for part in restore_scores(predicted(scores, grid, case), names, activation)]
         try:
             torch.set_num_threads(1)
             torch.set_default_device("meta")
-            found = restore_scores(predicted(scores, grid, case), names, "sigmoid")
+            found = restore_scores(predicted(scores, grid, case), names, activation)
             restore_scores(predicted(scores, grid, case), CLASSES, "softmax")
             restore_labels((scores > 0).float(), grid.affine, case, CLASSES)
         finally:
