@@ -107,14 +107,14 @@ def read_inference_config(folder: Path) -> Config:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a JSON or YAML file that holds a mapping.
+    """Read a JSON or YAML file that holds a mapping. Of YAML without content, as of comments alone, it is empty.
 
     Raises:
         ModelLoadError: it holds something else; the message names the file and the line.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        content = json.loads(text) if path.suffix == ".json" else _yaml(text)
     except OSError as exc:
         raise ModelLoadError(f"{path.name} cannot be read: {exc.strerror}.") from exc
     except (ValueError, RecursionError, yaml.YAMLError) as exc:
@@ -122,6 +122,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelLoadError(f"{path.name} holds no mapping of keys to values.")
     return content
+
+
+def _yaml(text: str) -> Any:
+    content = yaml.safe_load(text)
+    return {} if content is None else content
 
 
 def post_processing(config: Config, channels: int) -> PostProcessing:

@@ -55,6 +55,16 @@ def test_an_unknown_model_is_answered_with_the_known_ones(repository: Path) -> N
     assert caught.value.field == "model"
 
 
+@pytest.mark.parametrize("content", ["", "\n", "# labels: {}\n", "---\n"])
+def test_a_model_yaml_without_content_changes_nothing(repository: Path, content: str) -> None:
+    (write(repository / "levels") / "model.yaml").write_text(content)
+    (repository / "bare").mkdir()
+    (repository / "bare" / "model.yaml").write_text(content)
+    registry = Registry([repository])
+    assert [(model.id, model.version) for model in registry.models()] == [("levels", "2.1.0")]
+    assert registry.problems()[repository / "bare"].startswith("No runtime is named.")
+
+
 @pytest.mark.parametrize(
     ("file", "content", "sentence"),
     [
@@ -64,6 +74,7 @@ def test_an_unknown_model_is_answered_with_the_known_ones(repository: Path) -> N
         ("model.yaml", "runtime: abacus", "The runtime 'abacus' is unknown. Known runtimes: monai-bundle"),
         ("model.yaml", "example: e.nii.gz", "The example image e.nii.gz is missing"),
         ("configs/metadata.json", '{"network_data_format": [1]}', "not laid out as MONAI says"),
+        ("configs/metadata.json", "null", "metadata.json holds no mapping"),
         ("configs/inference.json", "{", "inference.json is malformed at line 1"),
     ],
 )
