@@ -7,26 +7,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
-
+from inference_server.models.memory import host_memory_bytes
 from inference_server.settings import Settings
 
 PART = 0.9
 """Of the machine's memory, where no budget is set: what is left is the kernel's and the other processes'."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _PSS_KB = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 
 def budget_bytes(settings: Settings) -> int:
     """Return how much memory a worker's child may take: as set, else nine tenths of the machine's or container's."""
-    return settings.child_memory_bytes or int(PART * machine_bytes())
-
-
-def machine_bytes() -> int:
-    """Return the memory of this machine, or of the container that this process runs in."""
-    limits = [int(text) for path in _CGROUPS if (text := _read(path).strip()).isdigit()]
-    return min([int(psutil.virtual_memory().total), *limits])
+    return settings.child_memory_bytes or int(PART * host_memory_bytes())
 
 
 def exceeds(limit_bytes: int) -> bool:

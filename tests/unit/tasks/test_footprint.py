@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from inference_server.models import memory
 from inference_server.settings import MIB, Settings
 from inference_server.tasks import footprint
 
@@ -50,16 +51,10 @@ def test_what_forked_processes_share_counts_once(eater: None) -> None:
     assert not footprint.exceeds(_own_bytes() + 384 * MIB)
 
 
-def test_the_budget_is_the_one_that_was_set_or_nine_tenths_of_the_machine() -> None:
+def test_the_budget_is_the_one_that_was_set_or_nine_tenths_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text(f"{100 * MIB}\n")
+    monkeypatch.setattr(memory, "CONTAINER_LIMITS", (tmp_path / "memory.max", tmp_path / "none"))
     assert footprint.budget_bytes(Settings(child_memory_bytes=7)) == 7
-    assert footprint.budget_bytes(Settings()) == int(0.9 * footprint.machine_bytes())
-
-
-def test_a_container_has_the_memory_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    total = psutil.virtual_memory().total
-    monkeypatch.setattr(footprint, "_CGROUPS", (tmp_path / "none", tmp_path / "max"))
-    assert footprint.machine_bytes() == total
-    (tmp_path / "max").write_text("max\n")
-    assert footprint.machine_bytes() == total
-    (tmp_path / "max").write_text("1048576\n")
-    assert footprint.machine_bytes() == MIB
+    assert footprint.budget_bytes(Settings()) == 90 * MIB
