@@ -41,6 +41,14 @@ def test_a_compiled_network_gives_the_same_labels(tmp_path: Path, weights: str) 
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
 
 
+DOUBLED = """
+import torch
+
+class Doubled(torch.nn.Conv3d):
+    def forward(self, x):
+        return super().forward(x) * 2
+"""
+"""A convolution alone is a call of torch's library, for which no compiler is needed."""
 UNCOMPILED = """
 import sys
 from pathlib import Path
@@ -57,7 +65,10 @@ print(*result.report.notes)
 
 
 def test_without_a_compiler_the_network_runs_as_it_is_and_the_report_says_so(tmp_path: Path) -> None:
-    folder = Bundle(manifest={"compile": True}).write(tmp_path / "model")
+    folder = write_plain(Bundle(manifest={"compile": True}), "network", tmp_path / "model")
+    (folder / "doubled.py").write_text(DOUBLED)
+    manifest = (folder / "model.yaml").read_text()
+    (folder / "model.yaml").write_text(manifest.replace("torch.nn.Conv3d", "doubled.py:Doubled"))
     environment = {**os.environ, "CXX": "/nowhere/c++", "PATH": "/nowhere", "PYTHONPATH": os.pathsep.join(sys.path)}
     script = [sys.executable, "-c", UNCOMPILED, str(folder)]
     done = subprocess.run(script, capture_output=True, text=True, env=environment, check=True)

@@ -170,4 +170,4 @@ def test_120_classes_take_the_memory_of_a_row_of_windows(tmp_path: Path) -> None
     scores = 4 * 120 * 120 * 64 * 64
     assert labels == same_labels
     assert whole >= 0.9 * scores
-    assert thrifty <= scores / 3  # a row of windows is a fifteenth; the rest does not grow with the case
+    assert thrifty <= scores / 2  # a row of windows is a fifteenth, of which there are some copies
