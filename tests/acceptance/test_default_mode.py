@@ -80,5 +80,6 @@ def test_the_default_mode_gives_the_labels_of_float32(
     enter(runtime, engine.device, PLAIN)
     exact = engine.run(model, case)
     agreement = compare(*(tuple(one.labels.array for one in run.segmentations) for run in (exact, by_itself)))
-    assert len(np.unique(exact.segmentations[0].labels.array)) > 2
+    marked = {int(value) for one in exact.segmentations for value in np.unique(one.labels.array) if value}
+    assert len(marked) >= 2
     assert agreement.suffices, agreement
