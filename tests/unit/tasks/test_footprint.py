@@ -19,7 +19,8 @@ FORKED_EATER = (
 
 
 def _own_bytes() -> int:
-    return psutil.Process().memory_info().rss
+    share: int = psutil.Process().memory_full_info().pss
+    return share
 
 
 @pytest.fixture
