@@ -19,7 +19,7 @@ from inference_server.errors import ModelLoadError
 def models(tmp_path: Path) -> Path:
     """Return a repository of a model with an example, one without, and two broken ones."""
     folder = tmp_path / "models"
-    Bundle(manifest={"example": "e.nii.gz", "precision": "float32"}).write(folder / "levels")
+    Bundle(manifest={"example": "e.nii.gz", "precision": "float32", "backend": "eager"}).write(folder / "levels")
     values = np.zeros((8, 8, 8), np.float32)
     values[:2] = 1  # 128 voxels of 1 mm³ above both levels, the others between them
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / "levels" / "e.nii.gz")
