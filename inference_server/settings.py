@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     task_time_limit_s: float = Field(1800.0, gt=0, description="longest computation of one task")
     queue_time_limit_s: float = Field(86_400.0, gt=0, description="longest wait of a task in its queue")
     drain_s: float = Field(60.0, ge=0, description="how long a stopping worker may finish its tasks")
+    store_wait_s: float = Field(
+        600.0, ge=0, description="how long a result waits for room on the disk before its task fails"
+    )
     retention_s: float = Field(86_400.0, gt=0, description="how long case and result are kept after a task finished")
     failed_retention_s: float = Field(
         7 * 86_400.0, gt=0, description="how long the case of a failed task is kept, for another try"
@@ -83,6 +86,15 @@ class Settings(BaseSettings):
     keep_case: bool = Field(True, description="keep the case of a finished task; `false` removes it at once")
     orphan_blob_s: float = Field(3600.0, gt=0, description="age at which a blob without a record is removed")
     housekeeping_s: float = Field(5.0, gt=0, description="how often housekeeping sweeps")
+
+    # TOMAAT
+    tomaat_patience_s: float = Field(
+        10.0, ge=0, description="how long a TOMAAT client waits for a result before it is told to ask again"
+    )
+    tomaat_root: str | None = Field(None, description="model that is the TOMAAT service at the root of the server")
+    tomaat_announcers: Path | None = Field(
+        None, description="YAML file of the TOMAAT announcement services that the models are announced to"
+    )
 
     # Processes
     api_processes: int = Field(2, ge=1, description="API processes")
