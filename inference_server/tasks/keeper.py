@@ -146,6 +146,11 @@ class Keeper:
         """Add a line to the task's log."""
         self._tell(_News(events=((level, text),)))
 
+    def excuse(self, seconds: float) -> None:
+        """Leave some seconds out of the task's time limit, in which it waited for what is not its own."""
+        with self._condition:
+            self._limit_at += seconds
+
     def flush(self) -> None:
         """Write the lines of the log that wait for a beat: after the task's end is committed they would be refused.
 

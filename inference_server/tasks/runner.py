@@ -32,6 +32,7 @@ from inference_server.tasks.device import DeviceLock
 from inference_server.tasks.keeper import Keeper, kill_own_group
 from inference_server.tasks.record import Claim, Phase, Problem, Task
 from inference_server.tasks.result_zip import write_result
+from inference_server.tasks.room import when_there_is_room
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,8 @@ class Runner:
             case = self._read(attempt.task, model)
         result = self._engine.run(model, case, attempt.hooks)
         with attempt.phase(Phase.WRITING):
-            key, size_bytes = self._write(result)
+            limit_s = self._settings.store_wait_s
+            key, size_bytes = when_there_is_room(lambda: self._write(result), attempt.keeper, limit_s=limit_s)
         report = _report(result, attempt)
         self._finish(attempt, key, size_bytes, report)
 

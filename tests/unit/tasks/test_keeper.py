@@ -180,6 +180,18 @@ def test_a_task_over_its_own_limit_fails_as_timed_out(claims: Renewals) -> None:
     assert [problem.code for problem in claims.problems] == ["timed_out"]
 
 
+def test_what_a_task_is_excused_for_is_not_in_its_limit(claims: Renewals) -> None:
+    started = claim(started_at=time.time() - 100.0, time_limit_s=50.0)
+    keeper = Keeper(claims, started, settings(lease_s=600.0, cancel_grace_s=60.0))
+    keeper.excuse(3600.0)
+    with keeper:
+        until(lambda: len(claims.beats) >= 2)
+        assert not keeper.cancelled()
+        keeper.excuse(-3600.0)
+        until(keeper.cancelled)
+    assert [problem.code for problem in claims.problems] == ["timed_out"]
+
+
 def test_a_time_limit_is_kept_although_the_records_are_away_when_it_is_reached(claims: Renewals) -> None:
     claims.reachable = False
     with Keeper(claims, claim(time_limit_s=0.01), settings(cancel_grace_s=60.0)) as keeper:

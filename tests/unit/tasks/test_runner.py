@@ -26,11 +26,12 @@ from inference_server.models.hooks import Hooks
 from inference_server.models.manifest import LabelName, Manifest
 from inference_server.models.registry import Model
 from inference_server.settings import Settings
+from inference_server.tasks import room
 from inference_server.tasks.blobs import LocalBlobs
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import Database
 from inference_server.tasks.record import Claim, NewTask, Problem, Status, Task, new_uid
-from inference_server.tasks.result_zip import read_result
+from inference_server.tasks.result_zip import read_result, write_result
 from inference_server.tasks.runner import Runner
 from inference_server.tasks.store import Store
 
@@ -221,8 +222,39 @@ def test_nothing_stays_staged_when_the_result_cannot_be_written(bench: Bench, mo
     monkeypatch.setattr("inference_server.tasks.runner.write_result", full)
     claim = bench.claim()
     before = bench.keys()
-    assert bench.problem(claim).code == "storage_full"
+    bench.settings = bench.settings.model_copy(update={"store_wait_s": 0.0})
+    problem = bench.problem(claim)
+    assert (problem.code, "no room for the result" in problem.message) == ("storage_full", True)
     assert bench.keys() == before
+    bench.store.retry(claim.task.uid)
+    monkeypatch.undo()
+    again = bench.claims.claim(["default"], HOLDER, 60.0)
+    assert again is not None
+    assert bench.run(again).status is Status.FINISHED
+
+
+def test_a_result_that_finds_no_room_waits_for_it_and_is_not_computed_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed, refused = [], [OSError(28, "No space left on device"), OSError(27, "File too large")]
+
+    def flaky(path: Path, result: Result) -> None:
+        if refused:
+            raise refused.pop()
+        write_result(path, result)
+
+    def counted(case: Case, hooks: Hooks) -> Result:
+        computed.append(True)
+        return bright(case, hooks)
+
+    monkeypatch.setattr("inference_server.tasks.runner.write_result", flaky)
+    monkeypatch.setattr(room, "FIRST_PAUSE_S", 0.01)
+    bench.engine.compute = counted
+    task = bench.run(bench.claim())
+    assert (task.status, task.attempts, computed) == (Status.FINISHED, 0, [True])
+    assert [event.text for event in bench.store.events(task.uid)].count(room.WAITING) == 1
+    with bench.blobs.as_file(task.result_blob or "") as path:
+        assert read_result(path)
 
 
 class Flaky(Claims):
