@@ -74,6 +74,7 @@ class Child:
         """Claim the task whose turn it is and run it, if there is one."""
         if self._claims is None or self._runner is None:
             return
+        _leave_stopping_to_the_worker()
         try:
             claim = self._claims.claim(
                 self._settings.queue_names, Holder(self._worker, os.getpid()), self._settings.lease_s
@@ -129,6 +130,15 @@ def _heed_signals() -> None:
 
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 _MASK = threading.local()
+
+
+def _leave_stopping_to_the_worker() -> None:
+    """Go on at SIGTERM, which a service manager may send to every process of a service: the worker decides what ends.
+
+    Set before every turn, since the pool sets its own after a child has started; and by a handler, since what a model
+    starts would inherit that a signal is ignored, and could not be stopped by it.
+    """
+    signal.signal(signal.SIGTERM, lambda _number, _frame: None)
 
 
 def _volunteer_for_oom() -> None:

@@ -23,12 +23,16 @@ DELAY_S = 0.3
 
 @dataclass(frozen=True)
 class Hit:
-    """A fault that struck: what it hit, and how long it took until that ran again (None: not measured)."""
+    """A fault that struck: what it hit, and how long it took until that ran again (None: not measured).
+
+    `interrupted` is of faults that should interrupt nothing, and that found a task running: whether it did.
+    """
 
     kind: str
     uids: tuple[str, ...]
     detail: str = ""
     recovery_s: float | None = None
+    interrupted: bool | None = None
 
 
 @dataclass

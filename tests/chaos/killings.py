@@ -30,12 +30,19 @@ def on_worker(kind: str, number: signal.Signals) -> Strike:
 
 
 def child_told_to_stop(arena: Arena) -> Hit:
-    """Send SIGTERM to the worker child of a running task, which finishes it: to stop is its worker's decision."""
-    if (held := arena.victim()) is None:
-        return Hit("term_child", (), "nothing ran")
-    send(held.pid, signal.SIGTERM)
-    lasted_s = recovery(arena.records, held, time.monotonic())
-    return Hit("term_child", (held.uid,), f"pid {held.pid}, {'was' if lasted_s else 'not'} interrupted", lasted_s)
+    """Send SIGTERM to the worker child of a running task, which goes on: to stop is its worker's decision.
+
+    It strikes until a task was really running when the signal was there, and follows that one to its end.
+    """
+    for _ in range(TRIES):
+        if (held := arena.victim()) is None:
+            break
+        send(held.pid, signal.SIGTERM)
+        if not arena.records.holds(held):
+            continue
+        interrupted = recovery(arena.records, held, time.monotonic()) is not None or not _is_alive(held.pid)
+        return Hit("term_child", (held.uid,), f"pid {held.pid}", interrupted=interrupted)
+    return Hit("term_child", (), "nothing ran, or it ended first")
 
 
 def _hit(arena: Arena, kind: str, number: signal.Signals, pid_of: Callable[[Held], int]) -> Hit:
@@ -141,6 +148,13 @@ def _there(arena: Arena, part: str, other_than: int | None = None) -> psutil.Pro
             return process
         time.sleep(0.02)
     raise TimeoutError(f"the part '{part}' is not there")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _uids(running: list[Held]) -> tuple[str, ...]:

@@ -184,4 +184,5 @@ def _duration_s(lives: Sequence[Life]) -> float:
 
 def _line(hit: Hit) -> str:
     back = f"; runs again after {hit.recovery_s:.2f} s" if hit.recovery_s is not None else ""
-    return f"{hit.kind} {hit.detail} hit {', '.join(hit.uids) or 'no running task'}{back}"
+    spared = "" if hit.interrupted is None else "; interrupted" if hit.interrupted else "; went on"
+    return f"{hit.kind} {hit.detail} hit {', '.join(hit.uids) or 'no running task'}{back}{spared}"

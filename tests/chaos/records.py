@@ -88,6 +88,10 @@ class Records:
         status, token, attempts = self._ask(lambda connection: connection.execute(query).one())
         return status, token, attempts
 
+    def holds(self, held: Held) -> bool:
+        """Return whether a task still runs under the same claim."""
+        return self.state(held.uid) == ("running", held.token, held.attempts)
+
     def keys(self) -> dict[str, int]:
         """Return how many records each idempotency key has."""
         query = select(tasks.c.idempotency_key, func.count()).group_by(tasks.c.idempotency_key)

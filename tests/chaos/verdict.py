@@ -116,6 +116,8 @@ class Findings:
         yield _none("cases never accepted", refused)
         yield _none("failed tasks without a reason", nameless)
         yield _none("good cases that failed for a reason of their own", strange)
+        if told := [hit for hit in self.hits if hit.kind == "term_child"]:
+            yield _spared("tasks interrupted by SIGTERM of their child", told)
 
     def _of_recovery(self) -> Iterable[Promise]:
         yield _within("recovery after kill -9 of a worker child", self.recoveries_s("kill_child"), CHILD_LIMIT_S)
@@ -173,7 +175,6 @@ class Findings:
             "wrong": self.wrong,
             "faults": [asdict(hit) for hit in self.hits],
             "recovery_child_s": _spread(self.recoveries_s("kill_child")),
-            "recovery_term_child_s": _spread(self.recoveries_s("term_child")),
             "recovery_worker_s": _spread(self.recoveries_s("kill_worker")),
             "recovery_term_worker_s": _spread(self.recoveries_s("term_worker")),
             "recovery_worker_alone_s": _spread(self.alone_s),
@@ -190,6 +191,12 @@ def _end_of(life: Life) -> str:
 
 def _none(text: str, found: Sequence[str]) -> Promise:
     return Promise(f"{text} = 0", " ".join([str(len(found)), *found[:5]]), not found)
+
+
+def _spared(text: str, hits: Sequence[Hit]) -> Promise:
+    struck = [hit for hit in hits if hit.interrupted is not None]
+    interrupted = [hit for hit in struck if hit.interrupted]
+    return Promise(f"{text} = 0", f"{len(interrupted)} of {len(struck)}", bool(struck) and not interrupted)
 
 
 def _within(text: str, times_s: Sequence[float], limit_s: float) -> Promise:

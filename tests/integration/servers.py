@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import psutil
 from nifti_files import nifti, packed
+from sqlalchemy import select
 
 from inference_server.settings import Settings
 from inference_server.tasks.blobs import open_blobs
@@ -23,6 +24,7 @@ from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
 from inference_server.tasks.queue import CeleryTurns
 from inference_server.tasks.record import NewTask, Phase, Status, Task, new_uid
+from inference_server.tasks.schema import tasks
 from inference_server.tasks.store import Store
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -82,6 +84,11 @@ class Server:
 
     def task(self, uid: str) -> Task:
         return self.store.get(uid)
+
+    def holder_pid(self, uid: str) -> int:
+        """Return the process id of the child that runs a task."""
+        with self.database.reading() as connection:
+            return int(connection.execute(select(tasks.c.holder_pid).where(tasks.c.uid == uid)).scalar_one())
 
     def ended(self, uid: str, limit_s: float = LIMIT_S) -> Task:
         until(lambda: self.task(uid).status.ended, limit_s)

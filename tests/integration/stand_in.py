@@ -27,7 +27,7 @@ from inference_server.tasks.worker import run_worker
 
 BEHAVIOURS = (
     "threshold", "wait", "ignore", "hold_gil", "die", "fail", "exhaust", "spawn", "fork",
-    "gorge", "gorge_elsewhere", "litter",
+    "gorge", "gorge_elsewhere", "litter", "terminate",
 )  # fmt: skip
 MANIFEST = parse_manifest(
     {
@@ -112,6 +112,11 @@ class StandIn:
     def fork(self, hooks: Hooks) -> None:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             assert pool.apply(abs, (-3,)) == 3
+
+    def terminate(self, hooks: Hooks) -> None:
+        started = subprocess.Popen(["sleep", str(FOREVER_S)])
+        started.terminate()
+        assert started.wait(10) == -signal.SIGTERM
 
     def gorge(self, hooks: Hooks) -> None:
         food = []

@@ -152,6 +152,20 @@ def test_a_child_that_is_killed_while_idle_is_replaced(server: Server, worker: W
     assert not [line for line in worker.log.splitlines() if line.startswith("Process ")]  # but with a time and a level
 
 
+def test_a_child_that_is_told_to_stop_goes_on_since_that_is_its_workers_decision(
+    server: Server, worker: Worker
+) -> None:
+    uid = server.submit("wait")
+    server.running(uid, Phase.PREDICTING)
+    pid = server.holder_pid(uid)
+    os.kill(pid, signal.SIGTERM)
+    server.go.touch()
+    task = server.ended(uid)
+    assert (task.status, task.attempts) == (Status.FINISHED, 0)
+    assert server.texts(uid).count("A worker started.") == 1
+    assert pid in worker.children()
+
+
 def test_one_case_is_computed_at_a_time_while_another_is_read(server: Server, worker: Worker) -> None:
     first, second = server.submit("wait"), server.submit()
     server.running(first, Phase.PREDICTING)
@@ -223,6 +237,7 @@ def test_sigterm_remapped_hands_tasks_back_at_once_and_the_next_worker_takes_the
     other: Server, start: type[Worker]
 ) -> None:
     worker = start(REMAP_SIGTERM="SIGQUIT")
+    assert other.ended(other.submit("terminate")).status is Status.FINISHED  # what a model starts hears it, too
     uids = [other.submit("wait"), other.submit("wait")]
     until(lambda: all(other.task(uid).status is Status.RUNNING for uid in uids))
     children = worker.children()
