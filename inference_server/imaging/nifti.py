@@ -18,7 +18,7 @@ import numpy as np
 from isal import igzip, igzip_lib
 from numpy.typing import NDArray
 
-from inference_server.errors import InvalidVolume, MalformedMessage, TooLarge
+from inference_server.errors import InvalidVolume, MalformedMessage
 from inference_server.imaging.nifti_header import (
     HEADER_BYTES,
     NiftiHeader,
@@ -28,10 +28,10 @@ from inference_server.imaging.nifti_header import (
     refined_header,
     rescaled_dtype,
 )
-from inference_server.imaging.sizes import size_text
+from inference_server.imaging.sizes import check_declared
 from inference_server.imaging.volume import Volume
 
-__all__ = ["NiftiHeader", "read_header", "read_volume", "refined_header", "write_labels"]
+__all__ = ["NiftiHeader", "open_voxels", "read_header", "read_volume", "refined_header", "write_labels"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _COMPRESSION = 1
@@ -68,28 +68,26 @@ def read_volume(source: BinaryIO | Path, *, max_bytes: int) -> Volume:
         InvalidVolume: the image's shape, type or geometry is not a valid one.
         TooLarge: the header declares more than `max_bytes`.
     """
-    with _unpacked(source) as stream:
-        header = parse_header(_read_header_bytes(stream))
-        check_size(header, max_bytes)
-        _skip(stream, header.offset - HEADER_BYTES)
+    with open_voxels(source) as (header, stream):
+        check_declared(header.geometry.shape, header.array_bytes, max_bytes)
         array = np.empty(header.geometry.shape, header.dtype)
         _fill(stream, array)
         stream.read(1)  # makes the gzip reader compare its checksum
     return Volume(_intensities(array, header), header.geometry, header.raw)
 
 
-def check_size(header: NiftiHeader, max_bytes: int) -> None:
-    """Refuse an image whose header declares too large an array.
+@contextmanager
+def open_voxels(source: BinaryIO | Path) -> Iterator[tuple[NiftiHeader, BinaryIO]]:
+    """Give an image's header and, for the length of a `with` block, its voxels as they are stored, unpacked.
 
     Raises:
-        TooLarge: it takes more than `max_bytes` in memory.
+        MalformedMessage: the bytes are not those of a NIfTI-1 image; in the block: they are damaged.
+        InvalidVolume: the image's shape, type or geometry is not a valid one.
     """
-    if header.array_bytes > max_bytes:
-        shape = " x ".join(str(length) for length in header.geometry.shape)
-        raise TooLarge(
-            f"The image declares {shape} voxels, {size_text(header.array_bytes)}; "
-            f"this server takes {size_text(max_bytes)} at most."
-        )
+    with _unpacked(source) as stream:
+        header = parse_header(_read_header_bytes(stream))
+        _skip(stream, header.offset - HEADER_BYTES)
+        yield header, stream
 
 
 def write_labels(target: BinaryIO | Path, volume: Volume) -> None:

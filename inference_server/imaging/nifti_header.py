@@ -55,7 +55,7 @@ _LITTLE, _BIG = struct.pack("<i", HEADER_BYTES), struct.pack(">i", HEADER_BYTES)
 _TYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
-_CODES = {"u1": 2, "u2": 512}
+_CODES = {name: code for code, name in _TYPES.items()}
 _MILLIMETRES = {1: 1e3, 3: 1e-3}
 
 
@@ -144,15 +144,17 @@ def label_header(shape: Shape, dtype: np.dtype[Any], *, like: bytes | Geometry) 
     Raises:
         InvalidVolume: an axis is longer than a NIfTI-1 header can say.
     """
-    source = _fields(like) if isinstance(like, bytes) else _geometry_fields(like)
-    fields = np.zeros((), source.dtype)
-    for name in _GEOMETRY_FIELDS:
-        fields[name] = source[name]
-    fields["sizeof_hdr"], fields["vox_offset"], fields["magic"] = HEADER_BYTES, HEADER_BYTES + 4, b"n+1"
-    fields["dim"] = (3, *_axes(np.asarray(shape[::-1])), 1, 1, 1, 1)
-    fields["datatype"], fields["bitpix"] = _CODES[dtype.str[1:]], 8 * dtype.itemsize
-    fields["scl_slope"] = 1
-    return fields.tobytes()
+    return _filled(_fields(like) if isinstance(like, bytes) else _geometry_fields(like), shape, dtype).tobytes()
+
+
+def image_header(geometry: Geometry, dtype: np.dtype[Any]) -> bytes:
+    """Return the header of an image file of any type of the format, in the byte order of `dtype`.
+
+    Raises:
+        InvalidVolume: an axis is longer than a NIfTI-1 header can say.
+    """
+    fields = _filled(_geometry_fields(geometry), geometry.shape, dtype)
+    return fields.astype(np.dtype(_LAYOUT).newbyteorder(dtype.byteorder)).tobytes()
 
 
 def byte_order(raw: bytes) -> Literal["<", ">"]:
@@ -247,6 +249,18 @@ def _geometry_fields(geometry: Geometry) -> NDArray[Any]:
     if np.allclose(rotation.T @ rotation, np.eye(3), atol=1e-4):
         fields["qform_code"], fields["qoffset"] = 1, affine[:3, 3]
         fields["quatern"] = quaternion(rotation * [1, 1, handedness])
+    return fields
+
+
+def _filled(source: NDArray[Any], shape: Shape, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the fields of a header that has its geometry from another one."""
+    fields = np.zeros((), source.dtype)
+    for name in _GEOMETRY_FIELDS:
+        fields[name] = source[name]
+    fields["sizeof_hdr"], fields["vox_offset"], fields["magic"] = HEADER_BYTES, HEADER_BYTES + 4, b"n+1"
+    fields["dim"] = (3, *_axes(np.asarray(shape[::-1])), 1, 1, 1, 1)
+    fields["datatype"], fields["bitpix"] = _CODES[dtype.str[1:]], 8 * dtype.itemsize
+    fields["scl_slope"] = 1
     return fields
 
 
