@@ -12,6 +12,7 @@ from typing import Protocol
 
 from inference_server.errors import InferenceServerError, UnknownModel
 from inference_server.settings import Settings
+from inference_server.tasks.announcing import start_announcing
 from inference_server.tasks.audit import Audit
 from inference_server.tasks.blobs import Blobs, open_blobs
 from inference_server.tasks.claims import Claims
@@ -66,7 +67,7 @@ class Housekeeper:
         self._audit = Audit(claims.database)
         self._blobs = blobs
         self._turns = turns
-        self._models = models
+        self.models = models
         self._clock = clock
         self._scratch = Scratch(settings.data_dir / SCRATCH)
         self._missing_before: set[str] = set()
@@ -93,7 +94,7 @@ class Housekeeper:
 
     def _end_what_cannot_run(self) -> None:
         self._note("waited too long", self._claims.queue_timed_out(self._settings.queue_time_limit_s))
-        missing = self._claims.waiting_models() - {model.manifest.id for model in self._models.models()}
+        missing = self._claims.waiting_models() - {model.manifest.id for model in self.models.models()}
         # Twice in a row, since a model's folder is away for a moment while it is replaced.
         for model in missing & self._missing_before:
             problem = Problem(UnknownModel.code, f"The model '{model}' is no longer served. Choose another one.")
@@ -138,7 +139,7 @@ class Housekeeper:
 
     def _prune_models(self) -> None:
         try:
-            self._models.prune(self._claims.needed_digests())
+            self.models.prune(self._claims.needed_digests())
         except OSError as exc:
             log.warning("copies of models not removed", extra={"why": exc.strerror})
 
@@ -158,6 +159,7 @@ def run_housekeeping(settings: Settings, *, ready: Callable[[str], None] | None 
     """Sweep until SIGTERM or SIGINT. A sweep that fails is logged, and the next one tries again."""
     stop = _stop_event()
     housekeeper = open_housekeeper(settings)
+    start_announcing(settings, housekeeper.models.models, stop)
     if ready:
         ready("")
     while not stop.wait(settings.housekeeping_s):

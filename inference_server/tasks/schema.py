@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from inference_server.tasks import counting
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration. Versions are numbers of four digits, so that text order is age order."""
 
 metadata = MetaData()
@@ -126,6 +126,32 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 """Lines are never changed. `uid` refers to no row, since a line outlives its task."""
+
+announcement_keys = Table(
+    "announcement_keys",
+    metadata,
+    Column("sid", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
+    Column("digest", String, nullable=False, unique=True),
+)
+"""`sid` is public and tells nothing of the key, whose SHA-256 is `digest`."""
+
+announced = Table(
+    "announced",
+    metadata,
+    Column("sid", String, ForeignKey("announcement_keys.sid", ondelete="CASCADE"), primary_key=True),
+    Column("prediction_url", String, nullable=False),
+    Column("interface_url", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("modality", String, nullable=False),
+    Column("anatomy", String, nullable=False),
+    Column("task", String, nullable=False),
+    Column("description", String, nullable=False),
+    Column("creation_time", Double, nullable=False),
+)
+"""One service per key: a later announcement takes the place of the one before."""
 
 
 def _partial_index(
