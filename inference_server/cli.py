@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from inference_server.commands import audit, certs, client, doctor, models, serve, tokens
+from inference_server.commands import audit, certs, client, doctor, models, serve, tokens, tomaat
 from inference_server.errors import InferenceServerError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ for command in COMMANDS:
     app.command()(command)
 app.add_typer(models.app, name="models")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(tomaat.app, name="tomaat")
 
 
 def main() -> None:
