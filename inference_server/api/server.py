@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -118,7 +119,11 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
 
     gunicorn speaks TLS on all listeners or on none. Here those connections do that came through the listener of HTTPS:
     they are given a configuration of their own before anything of them is read.
+
+    A process whose threads are all busy leaves new connections to the others; gunicorn would accept and keep them.
     """
+
+    _busy = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         app = getattr(self, "wsgi", None)
@@ -129,7 +134,16 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
     def enqueue_req(self, conn: TConn) -> None:
         if conn.server == self.app.tls_address:
             conn.cfg = self.app.tls_config
+        self._busy += 1
+        self.set_accept_enabled(self.alive)
         super().enqueue_req(conn)
+
+    def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
+        self._busy -= 1
+        super().finish_request(conn, fs)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled and self._busy < self.cfg.threads)
 
 
 class _Server(BaseApplication):  # type: ignore[misc]

@@ -174,7 +174,7 @@ def test_a_client_that_goes_away_leaves_nothing(api: Api) -> None:
 
 def test_it_answers_while_uploads_are_under_way(api: Api) -> None:
     with contextlib.ExitStack() as stack:
-        for _ in range(THREADS - PROCESSES):
+        for _ in range(THREADS - 1):
             connection = stack.enter_context(socket.create_connection(api.address, timeout=10))
             head = "POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n"
             connection.sendall(f"{head}Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n".encode())
