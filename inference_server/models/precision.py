@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from inference_server.models.runtimes.base import Runtime
 from inference_server.models.trials import Agreement, Outcome, Trials, enter, warm_up
 
 logger = logging.getLogger(__name__)
+
+CUT_SHORT_LIMIT = 3
+"""How many loads try modes again, one after the other, whose time was not enough to try them all."""
 
 
 def settle(runtime: Runtime, device: torch.device, *, cache_dir: Path | None) -> Outcome:
@@ -47,11 +50,13 @@ def _chosen(runtime: Runtime, device: torch.device, cache_dir: Path | None) -> O
     if len(possible) <= 1 or manifest.kind != "segmentation" or manifest.example is None:
         return Outcome(_declared(manifest, device))
     path = cache_dir / f"{_fingerprint(runtime, device, possible)}.json" if cache_dir else None
-    outcome = path and _remembered(path)
-    if outcome:
-        return outcome
+    before = (path and _remembered(path)) or None
+    if before and not 0 < before.cut_short < CUT_SHORT_LIMIT:
+        return before
     outcome = _find(runtime, device, possible)
     if path:
+        tried_before = before.cut_short if before else 0
+        outcome = replace(outcome, cut_short=outcome.cut_short and tried_before + 1)
         _remember(path, outcome)
     return outcome
 
@@ -97,7 +102,8 @@ def _remembered(path: Path) -> Outcome | None:
         found = json.loads(path.read_text())
         mode = Mode(Backend(found["mode"]["backend"]), Precision(found["mode"]["precision"]))
         agreement = Agreement(**found["agreement"])
-        return Outcome(mode, agreement, found["plain_s"], found["chosen_s"], tuple(found["window"]))
+        seconds = found["plain_s"], found["chosen_s"]
+        return Outcome(mode, agreement, *seconds, tuple(found["window"]), found["cut_short"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

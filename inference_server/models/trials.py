@@ -66,6 +66,7 @@ class Outcome:
         plain_s: seconds of one window in the plain mode.
         chosen_s: seconds of one window in this mode.
         window: the shape of that window.
+        cut_short: how many loads one after the other had no time to try all modes, as on a machine that is busy.
     """
 
     mode: Mode = PLAIN
@@ -73,6 +74,7 @@ class Outcome:
     plain_s: float = 0.0
     chosen_s: float = 0.0
     window: Shape = ()
+    cut_short: int = 0
 
 
 class Trials:
@@ -90,6 +92,7 @@ class Trials:
         self._plain_s = 0.0
         self._plain_s = self._seconds()
         self._began = time.perf_counter()
+        self._cut_short = 0
 
     def best(self, modes: Sequence[Mode]) -> Outcome:
         """Return the fastest of some modes that agrees with the plain one, or that.
@@ -113,11 +116,14 @@ class Trials:
         return None
 
     def _outcome(self, mode: Mode, agreement: Agreement, seconds: float) -> Outcome:
-        return Outcome(mode, agreement, self._plain_s, seconds, tuple(self._window.shape))
+        return Outcome(mode, agreement, self._plain_s, seconds, tuple(self._window.shape), self._cut_short)
 
     def _timed(self, mode: Mode) -> float | None:
         """Return the seconds of one window; None where the network cannot be computed so, or the time is up."""
-        if time.perf_counter() - self._began > LIMIT_S or (self._is_slow and mode.backend is not Backend.EAGER):
+        if self._is_slow and mode.backend is not Backend.EAGER:
+            return None
+        if time.perf_counter() - self._began > LIMIT_S:
+            self._cut_short = 1
             return None
         try:
             enter(self._runtime, self._device, mode)

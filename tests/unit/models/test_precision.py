@@ -171,6 +171,27 @@ def test_the_outcome_is_remembered_for_the_same_model_alone(
     assert len(found) == 3
 
 
+def test_what_a_busy_machine_had_no_time_for_is_tried_again_a_few_times(
+    model: Model, speed: dict[Mode, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Outcome] = []
+    find = precision._find
+    monkeypatch.setattr(precision, "_find", lambda *a: found.append(find(*a)) or found[-1])
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(trials, "LIMIT_S", -1.0)
+    assert [settle(loaded(model), CPU, cache_dir=cache).mode for _ in range(5)] == [PLAIN] * 5
+    assert len(found) == precision.CUT_SHORT_LIMIT
+
+
+def test_what_a_busy_machine_had_no_time_for_is_found_once_it_is_idle(
+    model: Model, speed: dict[Mode, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as busy:
+        busy.setattr(trials, "LIMIT_S", -1.0)
+        assert settle(loaded(model), CPU, cache_dir=tmp_path).mode == PLAIN
+    assert [settle(loaded(model), CPU, cache_dir=tmp_path).mode for _ in range(2)] == [HALF, HALF]
+
+
 def test_without_an_example_nothing_can_be_compared(tmp_path: Path) -> None:
     runtime = loaded(read_model(Bundle().write(tmp_path / "levels")))
     assert settle(runtime, CPU, cache_dir=tmp_path / "cache") == Outcome(PLAIN)
