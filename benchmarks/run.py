@@ -6,7 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
-NAMES = ("latency", "upload", "responsiveness", "throughput", "queue", "restore", "pipeline")
+NAMES = ("latency", "upload", "responsiveness", "throughput", "queue", "restore", "pipeline", "whole_body")
 
 
 def main() -> None:

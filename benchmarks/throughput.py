@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import httpx
 
 from benchmarks.bundles import write_segresnet_bundle
 from benchmarks.measure import Figure, at_most, bench_server, timed, write_image
+from inference_server.tasks.allocator import VARIABLE, allocator_environment
 
 SHAPE = (96, 256, 256)
 ROUNDS = 3
@@ -38,16 +40,19 @@ def _figures(precision: str) -> list[Figure]:
                 _case(http, image)
             # Bare passes before and after, so that a machine that changes its pace is noticed.
             before = _bare_passes_s(precision)
+            plain = _bare_passes_s(precision, tuned=False)
             served = statistics.median([timed(lambda: _case(http, image)) for _ in range(ROUNDS)])
             after = _bare_passes_s(precision)
             batch = timed(lambda: _cases(http, image, 4)) / 4
     bare = (before + after) / 2
     name = f"{precision}: 96×256×256, {WINDOWS} windows"
     return [
-        Figure(f"{name}, bare forward passes", bare, "s"),
+        Figure(f"{name}, bare forward passes, torch as it comes", plain, "s"),
+        Figure(f"{name}, bare forward passes, in the environment of a worker", bare, "s"),
         Figure(f"{name}, bare forward passes, after / before", after / before, "×"),
         Figure(f"{name}, through the server", served, "s"),
-        at_most(f"{name}, server / bare", served / bare, 1.3, "×"),
+        Figure(f"{name}, server / bare, torch as it comes", served / plain, "×"),
+        at_most(f"{name}, server / bare, in the environment of a worker", served / bare, 1.3, "×"),
         Figure(f"{name}, a case of four sent together / one alone", batch / served, "×"),
     ]
 
@@ -97,7 +102,12 @@ def _submit(http: httpx.Client, image: Path) -> Task:
     return dict(answer.json())
 
 
-def _bare_passes_s(precision: str) -> float:
-    """Run the same windows in a process of their own, which holds no other thread pool."""
+def _bare_passes_s(precision: str, *, tuned: bool = True) -> float:
+    """Run the same windows in a process of their own, which holds no other thread pool.
+
+    A worker has the C library keep freed memory, which makes torch faster: `tuned` passes have the same.
+    """
+    plain = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    environment = {**plain, "OMP_WAIT_POLICY": "PASSIVE", **allocator_environment(plain)} if tuned else plain
     command = [sys.executable, "-m", "benchmarks.bare_passes", precision, str(WINDOWS)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
