@@ -8,7 +8,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,14 +24,14 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class Archive:
-    """An open zip whose members are plain files at its top level. A context manager.
+    """An open zip whose members are plain files, at its top level or in folders that were allowed. A context manager.
 
     `names` holds the members' names in the archive's order. No message names a member, since a name may be a
     contour's and carry a patient's data.
     """
 
     def __init__(self, file: IO[bytes], zip_file: zipfile.ZipFile) -> None:
-        self.names = tuple(info.filename for info in zip_file.infolist())
+        self.names = tuple(info.filename for info in zip_file.infolist() if not info.is_dir())
         self._file = file
         self._zip = zip_file
 
@@ -48,6 +48,10 @@ class Archive:
         self._zip.close()
         self._file.close()
 
+    def size_bytes(self, name: str) -> int:
+        """Return how large a member declares to be, unpacked; it never gives more."""
+        return self._zip.getinfo(name).file_size
+
     def open(self, name: str) -> BinaryIO:
         """Return a member's bytes as a buffered stream.
 
@@ -57,8 +61,7 @@ class Archive:
         """
         with _zip_errors():
             member = self._zip.open(name)
-        declared_bytes = self._zip.getinfo(name).file_size
-        return io.BufferedReader(_Bounded(member, declared_bytes), _BUFFER_BYTES)
+        return io.BufferedReader(_Bounded(member, self.size_bytes(name)), _BUFFER_BYTES)
 
     def read(self, name: str, limit_bytes: int) -> bytes:
         """Return a member's bytes.
@@ -76,17 +79,18 @@ class Archive:
         return content
 
 
-def open_archive(path: Path, *, member_limit: int, unpacked_limit_bytes: int) -> Archive:
+def open_archive(path: Path, *, member_limit: int, unpacked_limit_bytes: int, folders: Collection[str] = ()) -> Archive:
     """Open a zip from outside.
 
     Args:
         path: the file.
         member_limit: most members.
         unpacked_limit_bytes: most bytes that all members together may unpack to; none gives more than it declares.
+        folders: names of folders that members may be in.
 
     Raises:
         MalformedMessage: the file is no zip, is cut off, or two members have the same name.
-        BadRequest: a member is encrypted, a link, in a folder, or its name leads out of the archive.
+        BadRequest: a member is encrypted, a link, in another folder, or its name leads out of the archive.
         TooLarge: there are more members or bytes than the limits allow.
     """
     with ExitStack() as on_error:
@@ -94,16 +98,18 @@ def open_archive(path: Path, *, member_limit: int, unpacked_limit_bytes: int) ->
         with _zip_errors():
             zip_file = zipfile.ZipFile(file)
         file.guarded = False
-        _check_members(zip_file.infolist(), member_limit, unpacked_limit_bytes)
+        _check_members(zip_file.infolist(), member_limit, unpacked_limit_bytes, folders)
         on_error.pop_all()
     return Archive(file, zip_file)
 
 
-def _check_members(members: list[zipfile.ZipInfo], member_limit: int, unpacked_limit_bytes: int) -> None:
+def _check_members(
+    members: list[zipfile.ZipInfo], member_limit: int, unpacked_limit_bytes: int, folders: Collection[str]
+) -> None:
     if len(members) > member_limit:
         raise TooLarge(f"The zip has {len(members)} members; this server takes {member_limit} at most.")
     for member in members:
-        _check_member(member)
+        _check_member(member, folders)
     if len({member.filename for member in members}) < len(members):
         raise MalformedMessage("The zip has two members of the same name; each name may be there once.")
     declared = sum(member.file_size for member in members)
@@ -111,8 +117,12 @@ def _check_members(members: list[zipfile.ZipInfo], member_limit: int, unpacked_l
         raise TooLarge(f"The zip unpacks to more than the {size_text(unpacked_limit_bytes)} that this server takes.")
 
 
-def _check_member(member: zipfile.ZipInfo) -> None:
-    name = member.orig_filename
+def _check_member(member: zipfile.ZipInfo, folders: Collection[str]) -> None:
+    folder, sign, name = member.orig_filename.partition("/")
+    if not sign or folder not in folders:
+        name = member.orig_filename
+    elif not name:
+        return
     if not name.strip() or name in (".", "..") or any(sign in name for sign in "/\\\0"):
         raise BadRequest("A flat zip was expected; this one has a folder, a path or an empty name in it.")
     kind = stat.S_IFMT(member.external_attr >> 16)

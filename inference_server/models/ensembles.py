@@ -38,6 +38,8 @@ def _difference(whole: Manifest, member: Manifest) -> str | None:
     """Return in what a member is unlike the ensemble, in words."""
     if member.runtime == ENSEMBLE:
         return "it is an ensemble itself"
+    if member.points or member.transforms or not member.same_grid:
+        return "it takes points, transforms or images of several grids, which an ensemble cannot give it"
     for words, said in _FACTS.items():
         if said(whole) != said(member):
             return f"{words} {_shown(said(member))}; {_shown(said(whole))} was expected"

@@ -44,6 +44,14 @@ class Channel(Declared):
     required: bool = True
 
 
+class NamedInput(Declared):
+    """A set of points, or a transform, that a model takes beside its images."""
+
+    name: str = Field(pattern=r"^\w[\w .-]{0,99}$")
+    description: str = ""
+    required: bool = True
+
+
 class Precision(StrEnum):
     """The number format a network computes in."""
 
@@ -75,7 +83,11 @@ class Manifest(Declared):
     title: str = ""
     description: str = ""
     license: str = ""
-    channels: tuple[Channel, ...] = Field((Channel(),), min_length=1)
+    channels: tuple[Channel, ...] = (Channel(),)
+    same_grid: bool = True
+    """Whether all images have one shape. Where not, each may lie on a grid of its own; the result is on the first's."""
+    points: tuple[NamedInput, ...] = ()
+    transforms: tuple[NamedInput, ...] = ()
     labels: Mapping[int, LabelName] = Field(default_factory=dict)
     restore: Literal["argmax", "threshold", "labels"] = "argmax"
     """`argmax`: exclusive classes, class 0 is background. `threshold`: channel i is label i + 1, and structures may
@@ -137,7 +149,8 @@ class Manifest(Declared):
     @model_validator(mode="after")
     def _only_trailing_channels_are_optional(self) -> Manifest:
         required = [channel.required for channel in self.channels]
-        if required != sorted(required, reverse=True) or not required[0]:
+        is_app = self.runtime == "python-app"
+        if required != sorted(required, reverse=True) or not (any(required) or (is_app and not required)):
             raise ValueError("required channels come first, and there is at least one")
         if len({channel.name for channel in self.channels}) != len(self.channels):
             raise ValueError("two channels have the same name")
@@ -176,6 +189,18 @@ class Manifest(Declared):
     def _an_app_is_named_where_one_runs(self) -> Manifest:
         if (self.runtime == "python-app") != (self.app is not None):
             raise ValueError("the key `app` and `runtime: python-app` belong together")
+        return self
+
+    @model_validator(mode="after")
+    def _an_app_gets_what_no_network_does(self) -> Manifest:
+        if self.runtime != "python-app" and (self.points or self.transforms or not self.same_grid):
+            raise ValueError("`points`, `transforms` and `same_grid: false` are for `runtime: python-app`")
+        extra = [given.name for given in (*self.points, *self.transforms)]
+        taken = {channel.name for channel in self.channels} | {parameter.name for parameter in self.parameters}
+        if len(set(extra) - taken) < len(extra):
+            raise ValueError("points and transforms have names of their own, unlike those of channels and parameters")
+        if not (self.channels or extra or taken):
+            raise ValueError("a model takes something: channels, points, transforms or parameters")
         return self
 
     @model_validator(mode="after")

@@ -1,14 +1,19 @@
-"""The zip of a case, as the MIM dialect has it: checked at the door, read by the worker, written for other doors."""
+"""The zip of a case, as the MIM dialect has it: checked at the door, read by the worker, written for other doors.
+
+Beside what that dialect has there may be `points.json`, {name: [[x, y, z], …]} in LPS millimetres, and
+`transforms/<name>.<ending>`.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,12 +21,18 @@ from inference_server.errors import InvalidVolume
 from inference_server.imaging.archive import Archive, open_archive
 from inference_server.imaging.nifti import read_volume
 from inference_server.imaging.picture import read_picture
+from inference_server.imaging.transforms import read_transform
 from inference_server.imaging.volume import Geometry, ScalingFactor, Volume
 from inference_server.models.case import Case
 from inference_server.models.manifest import Manifest
 from inference_server.settings import Settings
-from inference_server.tasks.case_files.describe import ContourFile, ImageFile, as_file, at_field, describe
-from inference_server.tasks.case_files.names import NEWER_META, is_picture
+from inference_server.tasks.case_files.describe import CaseFiles, ContourFile, ImageFile, as_file, at_field, describe
+from inference_server.tasks.case_files.meta import ImageMeta
+from inference_server.tasks.case_files.named import MAGICS, TransformFile
+from inference_server.tasks.case_files.names import POINTS, TRANSFORMS, is_picture
+
+if TYPE_CHECKING:
+    from SimpleITK import Transform
 
 _MAGICS = ((b"\x1f\x8b", "nii.gz"), (b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpg"))
 
@@ -61,46 +72,79 @@ def read_case(path: Path, manifest: Manifest, limits: Settings, *, parameters: M
         parameters: by name; those not given get their defaults.
 
     Raises:
-        MalformedMessage, BadRequest, TooLarge: as `check_case`.
+        MalformedMessage, BadRequest, TooLarge: as `check_case`, or a transform is not a valid one.
         InvalidVolume: as `check_case`, or an image holds NaN or infinity.
     """
     with _open(path, limits) as archive:
         files = describe(archive, manifest, limits)
+        transforms = {file.name: _read_transform(archive, file, limits) for file in files.transforms}
         named = list(zip((channel.name for channel in manifest.channels), files.images, strict=False))
         channels = {name: _read_image(archive, image, limits) for name, image in named}
-        grid = files.images[0].geometry.refined(files.scaling_factor)
-        contours = {contour.name: _read_contour(archive, contour, grid) for contour in files.contours}
+        contours = {contour.name: _read_contour(archive, contour, files) for contour in files.contours}
     tags = zip((name for name, _ in named), files.dicom_tags, strict=True)
     return Case(
         channels=channels,
         contours=contours,
+        points=files.points,
+        transforms=transforms,
         parameters=manifest.check_parameters(parameters),
         dicom_tags={name: tags_of_one for name, tags_of_one in tags if tags_of_one},
         scaling_factor=files.scaling_factor,
         assumed=files.assumed,
+        sent_geometry=files.images[0].sent if files.images else None,
     )
 
 
-def write_case(path: Path, images: Sequence[Path], *, scaling_factor: ScalingFactor | None = None) -> None:
-    """Write a case from image files, byte for byte and without compressing them again.
+def write_case(
+    path: Path,
+    images: Sequence[Path],
+    *,
+    scaling_factor: ScalingFactor | None = None,
+    metas: Sequence[ImageMeta | None] = (),
+    points: Mapping[str, Iterable[Sequence[float]]] = {},
+    transforms: Mapping[str, Path] = {},
+) -> None:
+    """Write a case from files, byte for byte and without compressing them again.
 
     Args:
         path: the zip to write.
         images: in the order of the channels; what format each has is seen from its first bytes.
         scaling_factor: of the contour grid, in (z, y, x).
+        metas: what is known of each image beside its header, and wins over it; none at all for no image.
+        points: by name, (x, y, z) in LPS millimetres.
+        transforms: by name, files that end in `.nii.gz` (a displacement field), `.h5`, `.mat` or `.tfm`.
     """
+    said = dict(enumerate(metas))
+    if scaling_factor is not None:
+        said[0] = replace(said.get(0) or ImageMeta(), scaling_factor=scaling_factor)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for number, image in enumerate(images):
-            member = zipfile.ZipInfo(f"tmp_{number:04d}.{_ending(image)}")
-            member.file_size = image.stat().st_size
-            with image.open("rb") as source, archive.open(member, "w") as target:
-                shutil.copyfileobj(source, target, 1024**2)
-        if scaling_factor is not None:
-            archive.writestr(zipfile.ZipInfo(NEWER_META), json.dumps({"scaling_factor": scaling_factor}))
+            _add_file(archive, f"tmp_{number:04d}.{_ending(image)}", image)
+        for number, meta in said.items():
+            if meta is not None:
+                archive.writestr(zipfile.ZipInfo(f"tmp_{number:04d}.meta.json"), json.dumps(meta.encoded()))
+        if points:
+            lists = {name: [[float(value) for value in point] for point in found] for name, found in points.items()}
+            archive.writestr(zipfile.ZipInfo(POINTS), json.dumps(lists))
+        for name, file in transforms.items():
+            ending = next(ending for ending in MAGICS if file.name.endswith(f".{ending}"))
+            _add_file(archive, f"{TRANSFORMS}/{name}.{ending}", file)
+
+
+def _add_file(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+    member = zipfile.ZipInfo(name)
+    member.file_size = path.stat().st_size
+    with path.open("rb") as source, archive.open(member, "w") as target:
+        shutil.copyfileobj(source, target, 1024**2)
 
 
 def _open(path: Path, limits: Settings) -> Archive:
-    return open_archive(path, member_limit=limits.member_limit, unpacked_limit_bytes=limits.unpacked_limit_bytes)
+    return open_archive(
+        path,
+        member_limit=limits.member_limit,
+        unpacked_limit_bytes=limits.unpacked_limit_bytes,
+        folders=(TRANSFORMS,),
+    )
 
 
 def _read_image(archive: Archive, image: ImageFile, limits: Settings) -> Volume:
@@ -115,6 +159,18 @@ def _read_image(archive: Archive, image: ImageFile, limits: Settings) -> Volume:
     return Volume(volume.array, image.geometry, volume.nifti_header)
 
 
+def _read_transform(archive: Archive, file: TransformFile, limits: Settings) -> Transform:
+    # SimpleITK chooses the reader by the ending of a name.
+    with (
+        at_field(f"{TRANSFORMS}: {file.name}"),
+        archive.open(file.member) as stream,
+        tempfile.NamedTemporaryFile(suffix=f".{file.ending}") as copy,
+    ):
+        shutil.copyfileobj(stream, copy, 1024**2)
+        copy.flush()
+        return read_transform(Path(copy.name), max_bytes=limits.image_limit_bytes)
+
+
 def _require_finite(volume: Volume) -> None:
     """The extremes are NaN where any voxel is, and need no second array."""
     if volume.array.dtype.kind == "f":
@@ -123,10 +179,10 @@ def _require_finite(volume: Volume) -> None:
             raise InvalidVolume("The image holds voxels that are not finite numbers (NaN or infinity).")
 
 
-def _read_contour(archive: Archive, contour: ContourFile, grid: Geometry) -> Volume:
+def _read_contour(archive: Archive, contour: ContourFile, files: CaseFiles) -> Volume:
     with at_field("contour"), archive.open(contour.member) as stream:
         labels = read_volume(stream, max_bytes=contour.array_bytes)
-    return Volume(labels.array != 0, grid)
+    return Volume(labels.array != 0, files.images[0].geometry.refined(files.scaling_factor))
 
 
 def _ending(image: Path) -> str:

@@ -13,12 +13,14 @@ import numpy as np
 
 from inference_server.errors import BadRequest, InferenceServerError, InvalidVolume, MalformedMessage
 from inference_server.imaging.archive import Archive
+from inference_server.imaging.directions import perpendicular
 from inference_server.imaging.nifti import read_header
 from inference_server.imaging.picture import read_picture_header
 from inference_server.imaging.volume import IDENTITY, Geometry, ScalingFactor
 from inference_server.models.manifest import Manifest
 from inference_server.settings import Settings
 from inference_server.tasks.case_files.meta import ImageMeta, decode_contour_name, decode_dicom_tags, decode_meta
+from inference_server.tasks.case_files.named import Points, TransformFile, named_points, named_transforms
 from inference_server.tasks.case_files.names import META, NEWER_META, Members, image_stem, is_picture, sort_members
 from inference_server.tasks.case_files.sizes import check_image, check_labels, check_sum
 
@@ -36,13 +38,15 @@ GRIDS_DIFFER = "The images do not lie at the same place; they were taken to matc
 class ImageFile:
     """One channel's member: its geometry as the model sees it, and what its array takes in memory.
 
-    `oriented` tells whether the file or its own meta says where the patient's left is.
+    `sent` is the same to the last digit, before axes that are slightly oblique were made perpendicular. `oriented`
+    tells whether the file or its own meta says where the patient's left is.
     """
 
     name: str
     geometry: Geometry
     array_bytes: int
     oriented: bool
+    sent: Geometry
     meta: ImageMeta | None = None
 
 
@@ -59,26 +63,34 @@ class ContourFile:
 class CaseFiles:
     """What `describe` found; `dicom_tags` has one entry per image."""
 
-    images: tuple[ImageFile, ...]
-    contours: tuple[ContourFile, ...]
-    dicom_tags: tuple[Mapping[int, str], ...]
-    scaling_factor: ScalingFactor
-    assumed: tuple[str, ...]
+    points: Points
+    transforms: tuple[TransformFile, ...]
+    images: tuple[ImageFile, ...] = ()
+    contours: tuple[ContourFile, ...] = ()
+    dicom_tags: tuple[Mapping[int, str], ...] = ()
+    scaling_factor: ScalingFactor = (1, 1, 1)
+    assumed: tuple[str, ...] = ()
 
 
 def describe(archive: Archive, manifest: Manifest, limits: Settings) -> CaseFiles:
     """Read the headers and the JSON of a case and check them against the model and the limits.
 
     Raises:
-        BadRequest: the images are not those that the model takes, or the scaling factor is not one.
+        BadRequest: the images, points or transforms are not those that the model takes, or the scaling factor is not
+            one.
         MalformedMessage: a member is not what its name says.
-        InvalidVolume: an image's shape, type or geometry is not a valid one, or its shape is not the first one's.
+        InvalidVolume: an image's shape, type or geometry is not a valid one, or its shape is not the first one's where
+            it must be.
         TooLarge: an image, all of them, or the labels would exceed a limit.
     """
-    members = sort_members(archive.names)
+    members = sort_members(archive.names, needs_image=bool(manifest.channels))
     _check_count(members.images, manifest)
+    points = named_points(archive, members, manifest)
+    transforms = named_transforms(archive, members, manifest, limits)
+    if not manifest.channels:
+        return CaseFiles(points=points, transforms=transforms)
     images = tuple(_image(archive, members, name, manifest) for name in members.images)
-    _check_images(images, limits)
+    _check_images(images, manifest, limits)
     older = _meta(archive, members, META)
     factor = _scaling_factor(images[0].meta, older)
     with at_field(f"{META if older and older.scaling_factor else NEWER_META}: scaling_factor"):
@@ -87,6 +99,8 @@ def describe(archive: Archive, manifest: Manifest, limits: Settings) -> CaseFile
         images=images,
         contours=_contours(archive, members, images, images[0].geometry.refined(factor), limits),
         dicom_tags=tuple(_dicom_tags(archive, members, image.name) for image in images),
+        points=points,
+        transforms=transforms,
         scaling_factor=factor,
         assumed=tuple(_assumed(images, older, manifest)),
     )
@@ -121,8 +135,9 @@ def _check_count(images: tuple[str, ...], manifest: Manifest) -> None:
         return
     channels = ", ".join(channel.name for channel in manifest.channels)
     takes = f"{most} image{'s' if most > 1 else ''}" if least == most else f"{least} to {most} images"
+    takes = f"{takes} ({channels})" if most else "no image"
     field = images[most] if len(images) > most else f"tmp_{len(images):04d}.nii.gz"
-    raise BadRequest(f"The model '{manifest.id}' takes {takes} ({channels}); {len(images)} came.", field=field)
+    raise BadRequest(f"The model '{manifest.id}' takes {takes}; {len(images)} came.", field=field)
 
 
 def _image(archive: Archive, members: Members, name: str, manifest: Manifest) -> ImageFile:
@@ -133,11 +148,12 @@ def _image(archive: Archive, members: Members, name: str, manifest: Manifest) ->
     if meta is None:
         return image
     with at_field(meta_name):
-        geometry = meta.applied(image.geometry)
+        sent = meta.applied(image.geometry)
+        geometry = replace(sent, direction=perpendicular(sent.direction))
     # One that tells where the image lies, but not its direction, comes from a client whose header has none either.
     in_header = image.oriented if meta.places_nothing else image.geometry.direction != IDENTITY
     oriented = meta.direction is not None or in_header
-    return replace(image, geometry=geometry, oriented=oriented, meta=meta)
+    return replace(image, geometry=geometry, oriented=oriented, sent=sent, meta=meta)
 
 
 def _nifti(archive: Archive, name: str, manifest: Manifest) -> ImageFile:
@@ -147,7 +163,7 @@ def _nifti(archive: Archive, name: str, manifest: Manifest) -> ImageFile:
         raise InvalidVolume(f"The model '{manifest.id}' takes 3-D images; this one is 2-D.")
     if manifest.dimensions == 2 and header.geometry.shape[0] != 1:
         raise InvalidVolume(f"The model '{manifest.id}' takes 2-D images; this one is 3-D.")
-    return ImageFile(name, header.geometry, header.array_bytes, header.oriented)
+    return ImageFile(name, header.geometry, header.array_bytes, header.oriented, header.geometry)
 
 
 def _picture(archive: Archive, name: str, manifest: Manifest) -> ImageFile:
@@ -155,7 +171,7 @@ def _picture(archive: Archive, name: str, manifest: Manifest) -> ImageFile:
         raise BadRequest(f"The model '{manifest.id}' takes 3-D images as .nii.gz or .nii; this one is a 2-D picture.")
     with as_file(archive, name) as path:
         geometry, array_bytes = read_picture_header(path)
-    return ImageFile(name, geometry, array_bytes, oriented=False)
+    return ImageFile(name, geometry, array_bytes, oriented=False, sent=geometry)
 
 
 def _meta(archive: Archive, members: Members, name: str) -> ImageMeta | None:
@@ -165,12 +181,12 @@ def _meta(archive: Archive, members: Members, name: str) -> ImageMeta | None:
         return decode_meta(archive.read(name, JSON_LIMIT_BYTES), field=name)
 
 
-def _check_images(images: tuple[ImageFile, ...], limits: Settings) -> None:
+def _check_images(images: tuple[ImageFile, ...], manifest: Manifest, limits: Settings) -> None:
     first = images[0].geometry.shape
     for image in images:
         with at_field(image.name):
             check_image(image.array_bytes, limits)
-            if image.geometry.shape != first:
+            if manifest.same_grid and image.geometry.shape != first:
                 raise InvalidVolume(
                     f"All images must have one shape; this one has {image.geometry.shape} voxels (z, y, x), "
                     f"the first one {first}."
@@ -198,7 +214,7 @@ def _assumed(images: tuple[ImageFile, ...], older: ImageMeta | None, manifest: M
     spacing_mm = None if older is None or first.meta is not None else older.spacing_mm
     if spacing_mm is not None and not np.allclose(spacing_mm, first.geometry.spacing_mm, rtol=1e-2):
         yield SPACING_DIFFERS
-    if not all(_same_place(image.geometry, first.geometry) for image in images):
+    if manifest.same_grid and not all(_same_place(image.geometry, first.geometry) for image in images):
         yield GRIDS_DIFFER
 
 

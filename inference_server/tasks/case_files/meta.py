@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from inference_server.errors import BadRequest, InvalidVolume, MalformedMessage
-from inference_server.imaging.directions import perpendicular
 from inference_server.imaging.volume import Direction, Geometry, ScalingFactor, Vector
 
 _LARGEST = 1e300
@@ -38,9 +37,23 @@ class ImageMeta:
         Raises:
             InvalidVolume: together they are no valid geometry.
         """
-        direction = self.direction and perpendicular(self.direction)
-        said = {"spacing_mm": self.spacing_mm, "origin_mm": self.origin_mm, "direction": direction}
+        said = {"spacing_mm": self.spacing_mm, "origin_mm": self.origin_mm, "direction": self.direction}
         return replace(geometry, **{name: value for name, value in said.items() if value is not None})  # type: ignore[arg-type]
+
+    def encoded(self) -> dict[str, Any]:
+        """Return what is said here as `decode_meta` takes it; every float comes back as it is."""
+        said = {
+            "scaling_factor": self.scaling_factor,
+            "spacing": self.spacing_mm,
+            "origin": self.origin_mm,
+            "direction": self.direction,
+        }
+        return {name: list(value) for name, value in said.items() if value is not None}
+
+
+def meta_of(geometry: Geometry) -> ImageMeta:
+    """Return what says of an image that it lies so, exactly."""
+    return ImageMeta(None, geometry.spacing_mm, geometry.origin_mm, geometry.direction)
 
 
 def decode_meta(content: bytes, *, field: str) -> ImageMeta:
@@ -112,10 +125,11 @@ def _scaling_factor(value: Any, *, field: str) -> ScalingFactor:
 
 
 def _is_positive_whole(item: Any) -> bool:
-    return _is_number(item) and item >= 1 and item == int(item)
+    return is_number(item) and item >= 1 and item == int(item)
 
 
-def _is_number(item: Any) -> bool:
+def is_number(item: Any) -> bool:
+    """Whether what JSON gave is a finite number."""
     return isinstance(item, int | float) and not isinstance(item, bool) and abs(item) <= _LARGEST
 
 
@@ -141,6 +155,6 @@ def _direction(value: Any, *, field: str) -> Direction:
 
 
 def _numbers(value: Any, count: int, *, field: str) -> tuple[float, ...]:
-    if not isinstance(value, list) or len(value) != count or not all(_is_number(item) for item in value):
+    if not isinstance(value, list) or len(value) != count or not all(is_number(item) for item in value):
         raise InvalidVolume(f"A list of {count} finite numbers was expected.", field=field)
     return tuple(float(item) for item in value)

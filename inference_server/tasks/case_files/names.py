@@ -10,6 +10,9 @@ from inference_server.errors import BadRequest, MalformedMessage
 
 META = "meta.json"
 NEWER_META = "tmp_0000.meta.json"
+POINTS = "points.json"
+TRANSFORMS = "transforms"
+"""The folder of the zip that they are in."""
 NIFTI = ("nii.gz", "nii")
 PICTURES = ("png", "jpg", "jpeg", "dcm")
 _IMAGE = re.compile(r"tmp_(\d{4})\.(.+)")
@@ -18,10 +21,16 @@ _JSON = (".meta.json", ".dicom_info.json")
 
 @dataclass(frozen=True)
 class Members:
-    """The images in the order of the channels, and the contours: member names without their ending, by ending."""
+    """What each member is.
+
+    The images in the order of the channels, the contours (names without and with their ending), the transforms, and
+    whether there are points.
+    """
 
     images: tuple[str, ...]
     contours: tuple[tuple[str, str], ...]
+    transforms: tuple[str, ...]
+    has_points: bool
     names: frozenset[str]
 
 
@@ -35,18 +44,22 @@ def is_picture(name: str) -> bool:
     return name.partition(".")[2] in PICTURES
 
 
-def sort_members(names: Iterable[str]) -> Members:
+def sort_members(names: Iterable[str], *, needs_image: bool = True) -> Members:
     """Sort a case's members by what they are; members of no known kind are left out.
 
     Raises:
-        BadRequest: there is no image, or one of an unknown format.
+        BadRequest: there is no image although one is needed, or one of an unknown format.
         MalformedMessage: an image is missing or there twice, or a label volume has no description beside it.
     """
     names = tuple(names)
-    return Members(_images(names), _contours(names), frozenset(names))
+    top = tuple(name for name in names if "/" not in name)
+    transforms = tuple(name for name in names if name.startswith(f"{TRANSFORMS}/"))
+    contours = _contours(top)
+    has_points = POINTS in top and POINTS.removesuffix(".json") not in (stem for stem, _ in contours)
+    return Members(_images(top, needs_image=needs_image), contours, transforms, has_points, frozenset(names))
 
 
-def _images(names: tuple[str, ...]) -> tuple[str, ...]:
+def _images(names: tuple[str, ...], *, needs_image: bool) -> tuple[str, ...]:
     images: dict[int, str] = {}
     for name in names:
         match = _IMAGE.fullmatch(name)
@@ -59,7 +72,7 @@ def _images(names: tuple[str, ...]) -> tuple[str, ...]:
         if int(match[1]) in images:
             raise MalformedMessage(f"The zip has two images tmp_{match[1]}; one was expected.", field=name)
         images[int(match[1])] = name
-    return _in_order(images)
+    return _in_order(images) if images or needs_image else ()
 
 
 def _in_order(images: dict[int, str]) -> tuple[str, ...]:

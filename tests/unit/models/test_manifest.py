@@ -121,3 +121,36 @@ def test_values_come_in_their_type_and_the_rest_by_default() -> None:
 )
 def test_codes_of_snomed_have_a_check_digit(text: str, valid: bool) -> None:
     assert is_sctid(text) is valid
+
+
+APP = {"id": "m", "runtime": "python-app", "app": "a.py:app"}
+
+
+@pytest.mark.parametrize(
+    ("declared", "sentence"),
+    [
+        ({"id": "m", "points": [{"name": "a"}]}, "are for `runtime: python-app`"),
+        ({"id": "m", "transforms": [{"name": "a"}]}, "are for `runtime: python-app`"),
+        ({"id": "m", "same_grid": False}, "are for `runtime: python-app`"),
+        ({"id": "m", "channels": []}, "there is at least one"),
+        ({**APP, "channels": [{"name": "a", "required": False}]}, "there is at least one"),
+        ({**APP, "channels": []}, "a model takes something"),
+        ({**APP, "points": [{"name": "a"}, {"name": "a"}]}, "names of their own"),
+        ({**APP, "points": [{"name": "a"}], "transforms": [{"name": "a"}]}, "names of their own"),
+        ({**APP, "points": [{"name": "image"}]}, "names of their own"),
+        ({**APP, "transforms": [{"name": "a"}], "parameters": [{"name": "a", "type": "flag"}]}, "names of their own"),
+        ({**APP, "transforms": [{"name": "../a"}]}, "transforms.0.name"),
+    ],
+)
+def test_what_else_an_app_takes_is_declared_in_names_that_differ(declared: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ModelLoadError) as caught:
+        parse_manifest(declared)
+    assert sentence in caught.value.message
+
+
+@pytest.mark.parametrize("kind", ["points", "transforms"])
+def test_an_app_may_take_points_or_transforms_alone(kind: str) -> None:
+    found = parse_manifest({**APP, "channels": [], kind: [{"name": "the tip", "required": False}]})
+    assert (found.channels, found.required_channels) == ((), 0)
+    (only,) = getattr(found, kind)
+    assert (only.name, only.required, found.same_grid) == ("the tip", False, True)
