@@ -32,18 +32,20 @@ STOP_LIMIT_S = 8.0
 """Longest orderly stop of a part; what is still there then is killed."""
 
 
-def run_up(settings: Settings, *, ready: Callable[[str], None]) -> None:
+def run_up(settings: Settings, *, ready: Callable[[str], None], prepare: Callable[[], None] = lambda: None) -> None:
     """Run the whole server until SIGINT or SIGTERM.
 
     Args:
         settings: `broker_url` set means that the broker is somebody else's and none is embedded.
         ready: called once with the API's URLs when every part is up.
+        prepare: called before anything starts, when it is certain that no other server has the data folder.
 
     Raises:
         SettingsError: another server runs on this data folder, there is no Redis, or a part does not come up.
     """
     _make_private(settings.data_dir)
     with _only_one(settings.data_dir / "up.lock"), _stop_signals() as stopped, _broker(settings) as (redis, url):
+        prepare()
         settings = settings.model_copy(update={"broker_url": url})
         supervisor = Supervisor(settings, redis)
         try:
