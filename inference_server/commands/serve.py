@@ -97,7 +97,7 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 def _public_settings(given: dict[str, Any]) -> Settings:
-    """Refuse to listen beyond this machine while nothing tells users from strangers and no dialect was opened to both."""
+    """Refuse to listen beyond this machine while nothing tells users from strangers, and no dialect is open to both."""
     loaded = _settings(given)
     hosts = [loaded.host, *([loaded.tls_host] if loaded.tls and loaded.tls_host else [])]
     beyond = [host for host in hosts if not _is_loopback(host)]
