@@ -5,7 +5,7 @@ It is a `Result`, or something simpler:
 * an array (z, y, x) of whole numbers or flags: the labels of the manifest;
 * a mapping of names to such arrays: an array of flags is the structure of that name in the manifest, one of whole
   numbers a segmentation of that name; a text becomes a text, a number the probability of a class, an array (N, 3) of
-  numbers points in LPS mm;
+  numbers points in LPS mm, a `Mesh` or a vtkPolyData a mesh in LPS mm, a transform of SimpleITK a transform;
 * a text.
 
 Labels are on the grid of the input, and are repeated as blocks on the contour grid, or on the contour grid itself.
@@ -14,7 +14,7 @@ Labels are on the grid of the input, and are repeated as blocks on the contour g
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from numbers import Real
 from typing import Any
@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from inference_server.errors import PredictionError
 from inference_server.imaging.volume import Volume
 from inference_server.models.case import Case, Result, Segmentation
-from inference_server.models.labels import label_dtype, label_names, on_contour_grid, segmentation_of
+from inference_server.models.labels import HIGHEST_LABEL, label_dtype, label_names, on_contour_grid, segmentation_of
 from inference_server.models.manifest import LabelName, Manifest
-
-HIGHEST_LABEL = 65_535
+from inference_server.models.mesh import Mesh
+from inference_server.models.surfaces import mesh_of
 
 
 def as_result(answer: object, case: Case, manifest: Manifest) -> Result:
@@ -43,8 +43,11 @@ def as_result(answer: object, case: Case, manifest: Manifest) -> Result:
     _check_one_each([segmentation.name for segmentation in segmentations])
     _check_kind(result, manifest)
     points = {name: _points(name, array) for name, array in result.points.items()}
+    meshes = {name: _mesh(name, mesh) for name, mesh in result.meshes.items()}
+    for name, transform in result.transforms.items():
+        _check_transform(name, transform)
     classifications = checked_classes(result.classifications, manifest)
-    return replace(result, segmentations=segmentations, classifications=classifications, points=points)
+    return replace(result, segmentations=segmentations, classifications=classifications, points=points, meshes=meshes)
 
 
 def checked_classes(found: Mapping[str, float], manifest: Manifest) -> dict[str, float]:
@@ -60,6 +63,23 @@ def checked_classes(found: Mapping[str, float], manifest: Manifest) -> dict[str,
         if not math.isfinite(probability) or not -1e-6 <= probability <= 1 + 1e-6:
             raise PredictionError(f"The model gave {probability:g} as a probability; 0 to 1 was expected.")
     return {name: min(max(float(found[name]), 0.0), 1.0) for name in known if name in found}
+
+
+def _is_mesh(value: object) -> bool:
+    return isinstance(value, Mesh) or hasattr(value, "GetPolys")
+
+
+def _is_transform(value: object) -> bool:
+    return hasattr(value, "TransformPoint") and hasattr(value, "GetDimension")
+
+
+_KINDS: Mapping[str, Callable[[object], bool]] = {
+    "texts": lambda value: isinstance(value, str),
+    "classifications": lambda value: isinstance(value, Real),
+    "meshes": _is_mesh,
+    "transforms": _is_transform,
+}
+"""What a single value becomes, if it is not an array. VTK and SimpleITK are not imported to find out."""
 
 
 class _Simple:
@@ -79,17 +99,17 @@ class _Simple:
         return _placed(value, self._case) if isinstance(value, Volume) else _array(value)
 
     def _several(self, answer: Mapping[Any, object]) -> Result:
-        segmentations, classes, texts, points = [], {}, {}, {}
-        for name, value in answer.items():
-            if isinstance(value, str):
-                texts[str(name)] = value
-            elif isinstance(value, Real):
-                classes[str(name)] = float(value)
+        kinds: dict[str, Any] = {kind: {} for kind in (*_KINDS, "points")}
+        segmentations = []
+        for key, value in answer.items():
+            name, kind = str(key), next((kind for kind, fits in _KINDS.items() if fits(value)), None)
+            if kind is not None:
+                kinds[kind][name] = value
             elif (array := self._array(value)).ndim == 2:
-                points[str(name)] = array
+                kinds["points"][name] = array
             else:
-                segmentations.append(self._named(str(name), array))
-        return Result(tuple(segmentations), classifications=classes, texts=texts, points=points)
+                segmentations.append(self._named(name, array))
+        return Result(tuple(segmentations), **kinds)
 
     def _named(self, name: str, array: NDArray[Any]) -> Segmentation:
         if array.dtype != np.bool_:
@@ -176,6 +196,22 @@ def _points(name: str, array: NDArray[Any]) -> NDArray[np.float64]:
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "fiu" or not np.isfinite(points).all():
         raise PredictionError(f"The app gave '{name[:50]}' as points; an array (N, 3) of finite numbers was expected.")
     return points.astype(np.float64)
+
+
+def _mesh(name: str, mesh: Any) -> Mesh:
+    try:
+        return mesh if isinstance(mesh, Mesh) else mesh_of(mesh)
+    except (ValueError, TypeError, AttributeError) as exc:
+        raise PredictionError(
+            f"The app gave '{name[:50]}' as a mesh; a Mesh or a vtkPolyData with finite vertices was expected."
+        ) from exc
+
+
+def _check_transform(name: str, transform: Any) -> None:
+    if not _is_transform(transform) or transform.GetDimension() != 3:
+        raise PredictionError(
+            f"The app gave '{name[:50]}' as a transform; one of SimpleITK, of three dimensions, was expected."
+        )
 
 
 def _array(value: object) -> NDArray[Any]:

@@ -14,6 +14,8 @@ from inference_server.models.bundle import default_color
 from inference_server.models.case import Case, Segmentation
 from inference_server.models.manifest import LabelName, Manifest
 
+HIGHEST_LABEL = 65_535
+
 
 def segmentation_of(name: str, labels: NDArray[Any], case: Case, names: Mapping[int, LabelName]) -> Segmentation:
     """Return labels on a case's contour grid as a segmentation, with the header of the case's file, if it has one."""
@@ -36,6 +38,18 @@ def label_names(manifest: Manifest, values: Iterable[int]) -> dict[int, LabelNam
         value: manifest.labels.get(value) or LabelName(name=f"class {value}", color=default_color(value), code=None)
         for value in values
     }
+
+
+def volumes_cc(segmentation: Segmentation) -> dict[str, float]:
+    """Return the volume of every label by its name, in millilitres; labels of one name count together."""
+    labels, voxel_cc = segmentation.labels, segmentation.labels.geometry.voxel_volume_mm3 / 1000
+    counts = np.zeros(HIGHEST_LABEL + 1, np.int64)
+    for part in labels.array:
+        counts += np.bincount(part.ravel(), minlength=len(counts))
+    volumes: dict[str, float] = {}
+    for value, label in segmentation.names.items():
+        volumes[label.name] = volumes.get(label.name, 0.0) + float(counts[value] * voxel_cc)
+    return volumes
 
 
 def label_dtype(highest: int) -> np.dtype[Any]:

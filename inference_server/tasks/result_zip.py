@@ -1,4 +1,7 @@
-"""The zip of a result, as the MIM dialect has it: pairs of a label volume and the names of its labels."""
+"""The zip of a result, as the MIM dialect has it: pairs of a label volume and the names of its labels.
+
+Meshes and transforms are in folders beside them.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +9,83 @@ import csv
 import io
 import json
 import re
+import tempfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from inference_server.errors import MalformedMessage
 from inference_server.imaging.archive import Archive, open_archive
 from inference_server.imaging.nifti import read_volume, write_labels
+from inference_server.imaging.transforms import write_transform
 from inference_server.models.case import Result, Segmentation
 from inference_server.models.manifest import LabelName
+from inference_server.models.mesh import Mesh, write_vtk
 from inference_server.tasks.case_files.meta import decode_object
+from inference_server.tasks.case_files.names import TRANSFORMS
+
+if TYPE_CHECKING:
+    from SimpleITK import Transform
 
 CLASSES = "classifications.csv"
+MESHES = "meshes"
+FOLDERS = (MESHES, TRANSFORMS)
 _MEMBER_LIMIT = 4096
 _UNPACKED_LIMIT_BYTES = 64 * 1024**3
 _JSON_LIMIT_BYTES = 16 * 1024**2
 _LABELS = ".nii.gz"
 
 
-def write_result(path: Path, result: Result) -> None:
-    """Write the segmentations and classes of a result, without compressing the gzipped labels again.
+@dataclass(frozen=True)
+class Content:
+    """What a member of a result's zip is.
 
-    Each becomes ``NAME.nii.gz`` and ``NAME.json``, which maps every label value to its name. No other JSON may be in
-    this zip: a fielded MIM client takes each for the names of a label volume. Classes stand in `classifications.csv`.
+    `name` is that of the segmentation, or the model's own one of a mesh or transform; `label` the label's of which a
+    mesh is the surface.
+    """
+
+    kind: Literal["labels", "mesh", "transform"]
+    name: str
+    member: str
+    label: str | None = None
+
+    @property
+    def record(self) -> dict[str, str]:
+        """The same for a task's report."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def write_result(path: Path, result: Result, *, with_surfaces: bool = False) -> tuple[Content, ...]:
+    """Write segmentations, classes, meshes and transforms of a result, without compressing gzipped ones again.
+
+    A segmentation becomes ``NAME.nii.gz`` and ``NAME.json``, which maps every label value to its name. No other JSON
+    may be in this zip: a fielded MIM client takes each for the names of a label volume. Classes stand in
+    `classifications.csv`, meshes in ``meshes/NAME.vtk``, transforms in ``transforms/NAME`` with `.mat` (linear),
+    `.nii.gz` (displacement fields) or `.h5` (others).
+
+    Args:
+        path: the file to write.
+        result: what the model gave.
+        with_surfaces: whether the surface of each label is among the meshes.
+
+    Returns:
+        What the members are.
 
     Raises:
         InvalidVolume: labels are not uint8 or uint16, or larger than NIfTI can say.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        taken: set[str] = set()
-        for segmentation in result.segmentations:
-            stem = _unused_stem(segmentation.name, taken)
-            with archive.open(zipfile.ZipInfo(stem + _LABELS), "w", force_zip64=_is_large(segmentation)) as stream:
-                write_labels(stream, segmentation.labels)  # type: ignore[arg-type]
-            names = {str(value): label.name for value, label in segmentation.names.items()}
-            archive.writestr(zipfile.ZipInfo(stem + ".json"), json.dumps(names))
+        writer = _Writer(archive)
+        labels = [writer.labels(segmentation) for segmentation in result.segmentations]
         if result.classifications:
             archive.writestr(zipfile.ZipInfo(CLASSES), _table(result.classifications))
+        surfaces = [writer.surfaces(segmentation) for segmentation in result.segmentations if with_surfaces]
+        meshes = [writer.mesh(name, name, mesh) for name, mesh in result.meshes.items()]
+        transforms = [writer.transform(name, transform) for name, transform in result.transforms.items()]
+    return (*labels, *chain.from_iterable(surfaces), *meshes, *transforms)
 
 
 def read_result(path: Path) -> tuple[Segmentation, ...]:
@@ -52,9 +95,51 @@ def read_result(path: Path) -> tuple[Segmentation, ...]:
         MalformedMessage: the zip is damaged, or a member is not what it should be.
         InvalidVolume: a label volume is not a valid one.
     """
-    with open_archive(path, member_limit=_MEMBER_LIMIT, unpacked_limit_bytes=_UNPACKED_LIMIT_BYTES) as archive:
+    with open_archive(
+        path, member_limit=_MEMBER_LIMIT, unpacked_limit_bytes=_UNPACKED_LIMIT_BYTES, folders=FOLDERS
+    ) as archive:
         stems = [name.removesuffix(".json") for name in archive.names if name.endswith(".json")]
         return tuple(_read_segmentation(archive, stem) for stem in stems)
+
+
+class _Writer:
+    """Adds members, whose names are files' names on every system."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self._taken: set[str] = set()
+
+    def labels(self, segmentation: Segmentation) -> Content:
+        stem = _unused_stem(segmentation.name, self._taken)
+        member = zipfile.ZipInfo(stem + _LABELS)
+        with self._archive.open(member, "w", force_zip64=_is_large(segmentation)) as stream:
+            write_labels(stream, segmentation.labels)  # type: ignore[arg-type]
+        names = {str(value): label.name for value, label in segmentation.names.items()}
+        self._archive.writestr(zipfile.ZipInfo(stem + ".json"), json.dumps(names))
+        return Content("labels", segmentation.name, member.filename)
+
+    def surfaces(self, segmentation: Segmentation) -> list[Content]:
+        from inference_server.models.surfaces import surfaces
+
+        return [
+            self.mesh(f"{segmentation.name} {label}", segmentation.name, mesh, label)
+            for value, mesh in surfaces(segmentation)
+            for label in [segmentation.names[value].name]
+        ]
+
+    def mesh(self, stem: str, name: str, mesh: Mesh, label: str | None = None) -> Content:
+        member = zipfile.ZipInfo(_unused_stem(stem, self._taken, folder=MESHES) + ".vtk")
+        member.compress_type = zipfile.ZIP_DEFLATED
+        with self._archive.open(member, "w", force_zip64=True) as stream:
+            write_vtk(stream, mesh)
+        return Content("mesh", name, member.filename, label)
+
+    def transform(self, name: str, transform: Transform) -> Content:
+        with tempfile.TemporaryDirectory() as folder:
+            file = write_transform(Path(folder), transform)
+            member = _unused_stem(name, self._taken, folder=TRANSFORMS) + file.name.removeprefix("transform")
+            self._archive.write(file, member)
+        return Content("transform", name, member)
 
 
 def _read_segmentation(archive: Archive, stem: str) -> Segmentation:
@@ -76,9 +161,10 @@ def _table(classifications: Mapping[str, float]) -> str:
     return table.getvalue()
 
 
-def _unused_stem(name: str, taken: set[str]) -> str:
+def _unused_stem(name: str, taken: set[str], *, folder: str = "") -> str:
     """A file name on every system, no two of them equal where upper and lower case are the same."""
     base = re.sub(r"[^\w .+-]+", "_", name).strip(" .")[:100] or "labels"
+    base = f"{folder}/{base}" if folder else base
     stem, number = base, 2
     while stem.casefold() in taken:
         stem, number = f"{base}_{number}", number + 1

@@ -6,9 +6,9 @@ import gc
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,8 +31,10 @@ from inference_server.tasks.claims import Claims
 from inference_server.tasks.device import DeviceLock
 from inference_server.tasks.keeper import Keeper, kill_own_group
 from inference_server.tasks.record import Claim, Phase, Problem, Task
+from inference_server.tasks.report import Written, report_of
 from inference_server.tasks.result_zip import write_result
 from inference_server.tasks.room import when_there_is_room
+from inference_server.tasks.submission import Output
 
 log = logging.getLogger(__name__)
 
@@ -205,10 +207,10 @@ class Runner:
             case = self._read(attempt.task, model)
         result = self._engine.run(model, case, attempt.hooks)
         with attempt.phase(Phase.WRITING):
-            limit_s = self._settings.store_wait_s
-            key, size_bytes = when_there_is_room(lambda: self._write(result), attempt.keeper, limit_s=limit_s)
-        report = _report(result, attempt)
-        self._finish(attempt, key, size_bytes, report)
+            limit_s, outputs = self._settings.store_wait_s, attempt.task.outputs
+            written = when_there_is_room(lambda: self._write(result, outputs), attempt.keeper, limit_s=limit_s)
+        timings_s = attempt.all_timings_s(result.report.timings_s)
+        self._finish(attempt, written, report_of(result, case.result_grid, written.contents, outputs, timings_s))
 
     def _model(self, task: Task) -> Model:
         try:
@@ -226,25 +228,29 @@ class Runner:
         except ResultGone as exc:
             raise InferenceServerError("The stored case is missing on the server. Please send it again.") from exc
 
-    def _write(self, result: Result) -> tuple[str, int]:
+    def _write(self, result: Result, outputs: Collection[str]) -> Written:
         staged = self._blobs.stage()
         try:
             with disk_errors():
-                write_result(staged, result)
+                contents = write_result(staged, result, with_surfaces=Output.MESHES in outputs)
                 size_bytes = staged.stat().st_size
-            return self._blobs.put(staged), size_bytes
+            return Written(self._blobs.put(staged), size_bytes, contents)
         finally:
             self._blobs.discard(staged)
 
-    def _finish(self, attempt: _Attempt, key: str, size_bytes: int, report: Mapping[str, Any]) -> None:
+    def _finish(self, attempt: _Attempt, written: Written, report: Mapping[str, Any]) -> None:
         committed = self._commit(
             attempt,
             lambda: self._claims.finish(
-                attempt.claim, blob=key, size_bytes=size_bytes, report=report, device_s=attempt.device_s
+                attempt.claim,
+                blob=written.key,
+                size_bytes=written.size_bytes,
+                report=report,
+                device_s=attempt.device_s,
             ),
         )
         if committed is False:
-            self._blobs.delete(key)
+            self._blobs.delete(written.key)
         log.info("task finished" if committed else "result dropped", extra={**_facts(attempt.task), **_timings(report)})
 
     def _fail(self, attempt: _Attempt, problem: Problem) -> None:
@@ -267,17 +273,6 @@ class Runner:
             if attempt.keeper.cancelled():
                 return None
             time.sleep(COMMIT_RETRY_S)
-
-
-def _report(result: Result, attempt: _Attempt) -> dict[str, Any]:
-    places = {"points": result.points, "transforms": result.transforms}
-    given: dict[str, dict[str, Any]] = {
-        "classifications": dict(result.classifications),
-        "texts": dict(result.texts),
-        **{kind: {name: array.tolist() for name, array in found.items()} for kind, found in places.items()},
-    }
-    timings_s = attempt.all_timings_s(result.report.timings_s)
-    return {**asdict(result.report), "timings_s": timings_s, **{name: value for name, value in given.items() if value}}
 
 
 def _facts(task: Task) -> dict[str, str]:

@@ -18,7 +18,7 @@ from inference_server.tasks.database import open_database
 from inference_server.tasks.record import Event, NewTask, Priority, Status, Task, new_uid
 from inference_server.tasks.results import ResultFile, without_result
 from inference_server.tasks.store import Page, Store, TaskFilter
-from inference_server.tasks.submission import Submission, fingerprint
+from inference_server.tasks.submission import Submission, check_outputs, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ class Tasks:
             token=submission.token,
             priority=submission.priority,
             parameters=parameters,
-            outputs=submission.outputs,
+            outputs=check_outputs(submission.outputs),
             idempotency_key=submission.idempotency_key,
             fingerprint=fingerprint(submission) if submission.idempotency_key is not None else "",
             time_limit_s=manifest.resources.time_limit_s,

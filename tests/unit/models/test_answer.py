@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 import torch
 from bundles import axis_geometry
 
@@ -14,11 +15,15 @@ from inference_server.imaging.volume import Volume
 from inference_server.models.answer import as_result
 from inference_server.models.case import Case, Result, Segmentation
 from inference_server.models.manifest import LabelName, Manifest
+from inference_server.models.mesh import Mesh
 
 GRID = (2, 3, 4)
 GEOMETRY = axis_geometry("RAS", GRID)
 CASE = Case({"image": Volume(np.zeros(GRID, np.float32), GEOMETRY)}, scaling_factor=(1, 2, 1))
 LABELS = {1: LabelName(name="liver"), 300: LabelName(name="spleen")}
+
+
+SQUARE = Mesh(np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]), np.array([[0, 1, 2], [0, 2, 3]]))
 
 
 def manifest(**parts: Any) -> Manifest:
@@ -63,6 +68,19 @@ def test_a_mapping_holds_structures_segmentations_texts_classes_and_points() -> 
     np.testing.assert_array_equal(result.points["tip"], [[1.0, 2.0, 3.0]])
 
 
+def test_meshes_and_transforms_are_known_by_what_they_are() -> None:
+    from vtkmodules.vtkFiltersSources import vtkCubeSource
+
+    cube = vtkCubeSource()
+    cube.Update()
+    shift = sitk.TranslationTransform(3)
+    result = as_result({"a": SQUARE, "b": cube.GetOutput(), "c": shift}, CASE, manifest())
+    assert (result.meshes["a"], result.transforms["c"]) == (SQUARE, shift)
+    assert result.meshes["b"].enclosed_mm3 == pytest.approx(1)
+    whole = as_result(Result(meshes={"b": cube.GetOutput()}), CASE, manifest())  # type: ignore[dict-item]
+    assert len(whole.meshes["b"].triangles) == 12
+
+
 def test_without_labels_in_the_manifest_names_are_the_apps() -> None:
     mask, numbers = as_result({"x": corner("bool"), "y": corner(value=2)}, CASE, manifest(labels={})).segmentations
     assert mask.names == {1: LabelName(name="x")}
@@ -100,6 +118,9 @@ def test_classes_come_in_the_order_of_the_manifest() -> None:
         ({"p": float("nan")}, "gave nan as a probability"),
         ({"tip": np.zeros((2, 2))}, r"'tip' as points; an array \(N, 3\)"),
         ({"tip": np.full((1, 3), np.inf)}, "'tip' as points"),
+        (Result(meshes={"skin": "x"}), "'skin' as a mesh; a Mesh or a vtkPolyData"),  # type: ignore[dict-item]
+        ({"shift": sitk.TranslationTransform(2)}, "'shift' as a transform; one of SimpleITK, of three dimensions"),
+        (Result(transforms={"shift": np.eye(4)}), "'shift' as a transform"),
         (Result((Segmentation("a", Volume(corner(), GEOMETRY), {5: LabelName(name="x")}),)), "the label 1, which"),
         (Result((Segmentation("a", Volume(corner(), GEOMETRY), LABELS),) * 2), "two segmentations of one name"),
         (Volume(corner(), axis_geometry("LPS", GRID)), "lie elsewhere than the image"),
@@ -117,3 +138,9 @@ def test_a_classification_has_all_its_classes_and_no_others() -> None:
         as_result({"a": 1.0}, CASE, classes)
     with pytest.raises(PredictionError, match="the class 'c', which its manifest does not name"):
         as_result({"a": 1.0, "c": 0.0}, CASE, manifest(classes=("a", "b")))
+
+
+def test_labels_need_an_image_to_lie_on() -> None:
+    with pytest.raises(PredictionError, match="no image"):
+        as_result(corner(), Case({}), manifest())
+    assert as_result({"a": SQUARE, "t": "x"}, Case({}), manifest()).texts == {"t": "x"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from inference_server.imaging.nifti import read_header, refined_header
 from inference_server.imaging.volume import Geometry, Volume
 from inference_server.models.case import Result, Segmentation
 from inference_server.models.manifest import LabelName
+from inference_server.models.mesh import Mesh
 from inference_server.tasks.case_zip import read_case
 from inference_server.tasks.result_zip import read_result, write_result
 from mim_extension.task_output import TaskOutput
@@ -128,3 +130,47 @@ def test_a_result_that_is_none_is_refused(
 ) -> None:
     with pytest.raises(error):
         read_result(zipped(path, members))
+
+
+SQUARE = Mesh(np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]), np.array([[0, 1, 2], [0, 2, 3]]))
+
+
+def test_meshes_and_transforms_are_in_folders_that_mim_passes_over(tmp_path: Path, path: Path) -> None:
+    shift = sitk.TranslationTransform(3, (1.0, 2.0, 3.0))
+    field = sitk.DisplacementFieldTransform(sitk.Image(3, 3, 3, sitk.sitkVectorFloat64))
+    result = Result(
+        (segmentation("a"),),
+        meshes={"skin/1": SQUARE, "SKIN_1": SQUARE},
+        transforms={"shift": shift, "warp": field, "bend": sitk.BSplineTransform(3)},
+    )
+    contents = write_result(path, result)
+    assert [content.record for content in contents] == [
+        {"kind": "labels", "name": "a", "member": "a.nii.gz"},
+        {"kind": "mesh", "name": "skin/1", "member": "meshes/skin_1.vtk"},
+        {"kind": "mesh", "name": "SKIN_1", "member": "meshes/SKIN_1_2.vtk"},
+        {"kind": "transform", "name": "shift", "member": "transforms/shift.mat"},
+        {"kind": "transform", "name": "warp", "member": "transforms/warp.nii.gz"},
+        {"kind": "transform", "name": "bend", "member": "transforms/bend.h5"},
+    ]
+    with zipfile.ZipFile(path) as archive:
+        assert set(archive.namelist()) == {content.member for content in contents} | {"a.json"}
+        assert b"SPACE=RAS" in archive.read("meshes/skin_1.vtk")
+        archive.extractall(tmp_path)
+    back = sitk.ReadTransform(str(tmp_path / "transforms" / "shift.mat"))
+    assert back.TransformPoint((0, 0, 0)) == (1, 2, 3)
+    assert [one.name for one in read_result(path)] == ["a"]
+    assert set(TaskOutput(path).get_output_as_label_array_dict()) == {"GTVt", "Moelle épinière"}
+
+
+def test_the_surface_of_each_label_is_there_where_it_is_asked_for(path: Path) -> None:
+    contents = write_result(path, Result((segmentation("a"), segmentation("b"))), with_surfaces=True)
+    assert [(one.name, one.label, one.member) for one in contents if one.kind == "mesh"] == [
+        ("a", "GTVt", "meshes/a GTVt.vtk"),
+        ("a", "Moelle épinière", "meshes/a Moelle épinière.vtk"),
+        ("b", "GTVt", "meshes/b GTVt.vtk"),
+        ("b", "Moelle épinière", "meshes/b Moelle épinière.vtk"),
+    ]
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert not [name for name in archive.namelist() if name.endswith(".json") and "/" in name]
+        assert int(re.findall(rb"POLYGONS (\d+)", archive.read("meshes/a GTVt.vtk"))[0]) > 0

@@ -31,7 +31,7 @@ from inference_server.tasks.blobs import LocalBlobs
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import Database
 from inference_server.tasks.record import Claim, NewTask, Problem, Status, Task, new_uid
-from inference_server.tasks.result_zip import read_result, write_result
+from inference_server.tasks.result_zip import Content, read_result, write_result
 from inference_server.tasks.runner import Runner
 from inference_server.tasks.store import Store
 
@@ -148,6 +148,18 @@ def test_the_result_is_stored_and_committed_with_how_it_was_made(bench: Bench) -
     assert (task.report["device"], task.report["precision"]) == ("cpu", "float32")
 
 
+def test_meshes_and_volumes_are_made_where_they_are_asked_for(bench: Bench) -> None:
+    plain, asked = (bench.run(bench.claim(outputs=outputs)) for outputs in ((), ("meshes", "volumes")))
+    labels = {"kind": "labels", "name": "labels", "member": "labels.nii.gz"}
+    mesh = {"kind": "mesh", "name": "labels", "label": "BRIGHT", "member": "meshes/labels BRIGHT.vtk"}
+    assert plain.report["contents"] == [labels]
+    assert "volumes_cc" not in plain.report
+    assert asked.report["contents"] == [labels, mesh]
+    assert asked.report["volumes_cc"] == {"labels": {"BRIGHT": pytest.approx(13 * 12 / 1000)}}
+    assert plain.report["grid"] == asked.report["grid"]
+    assert (asked.report["grid"]["size"], asked.report["grid"]["spacing"]) == ([2, 3, 4], [2, 2, 3])
+
+
 def test_the_wait_of_a_task_that_is_tried_again_counts_from_then(database: Database, tmp_path: Path) -> None:
     bench, clock = Bench(database, tmp_path), [time.time() - 100]
     bench.store, bench.claims = (kind(database, clock=lambda: clock[0]) for kind in (Store, Claims))
@@ -216,7 +228,7 @@ def test_a_result_nobody_waits_for_is_dropped(bench: Bench) -> None:
 
 
 def test_nothing_stays_staged_when_the_result_cannot_be_written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, result: Result) -> None:
+    def full(path: Path, result: Result, **options: bool) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("inference_server.tasks.runner.write_result", full)
@@ -238,10 +250,10 @@ def test_a_result_that_finds_no_room_waits_for_it_and_is_not_computed_again(
 ) -> None:
     computed, refused = [], [OSError(28, "No space left on device"), OSError(27, "File too large")]
 
-    def flaky(path: Path, result: Result) -> None:
+    def flaky(path: Path, result: Result, **options: bool) -> tuple[Content, ...]:
         if refused:
             raise refused.pop()
-        write_result(path, result)
+        return write_result(path, result, **options)
 
     def counted(case: Case, hooks: Hooks) -> Result:
         computed.append(True)

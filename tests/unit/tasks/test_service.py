@@ -94,6 +94,14 @@ def _submit(tasks: Tasks, content: bytes = CASE, **changes: Any) -> tuple[Task, 
         assert not staged.exists()
 
 
+def test_outputs_are_kept_once_each_and_unknown_ones_refused(tasks: Tasks) -> None:
+    task, _ = _submit(tasks, outputs=("volumes", "meshes", "volumes"))
+    assert task.outputs == ("meshes", "volumes")
+    with pytest.raises(BadRequest, match=r"'pictures' is not known here\. Outputs: meshes, volumes") as caught:
+        _submit(tasks, outputs=("meshes", "pictures"))
+    assert caught.value.field == "outputs"
+
+
 def _stored(blobs: MemoryBlobs) -> list[str]:
     return blobs.older_than(-1.0)
 
@@ -178,7 +186,7 @@ def test_the_same_request_under_the_same_key_is_one_task(tasks: Tasks, blobs: Me
     assert len(turns.sent) == 1
 
 
-@pytest.mark.parametrize("changes", [{"parameters": {"threshold": 0.1}}, {"outputs": ("mesh",)}])
+@pytest.mark.parametrize("changes", [{"parameters": {"threshold": 0.1}}, {"outputs": ("meshes",)}])
 def test_another_request_under_the_same_key_is_refused(
     changes: dict[str, Any], tasks: Tasks, blobs: MemoryBlobs
 ) -> None:
