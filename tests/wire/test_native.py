@@ -10,13 +10,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from door_support import RESULT, Doors, case, form, image, part
+from door_support import RESULT, Doors, FakeModel, case, form, image, part
 from werkzeug.test import TestResponse
 
+from inference_server.models.manifest import Manifest, NamedInput
 from inference_server.tasks.caller import LOCAL
 from inference_server.tasks.record import Phase, Priority, Problem
 
 TASKS = "/api/v1/tasks"
+TIPS = Manifest(id="tips", runtime="python-app", app="a.py:app", points=(NamedInput(name="tip"),))
 
 
 def submit(doors: Doors, *parts: bytes, key: str | None = None) -> TestResponse:
@@ -52,6 +54,7 @@ def test_a_submitted_case_is_answered_by_its_record(doors: Doors) -> None:
         "revision": 1,
         "priority": "normal",
         "parameters": {"level": 0.5},
+        "outputs": [],
         "phase": None,
         "progress": 0.0,
         "attempts": 0,
@@ -82,6 +85,15 @@ def test_images_become_a_case_in_their_order(doors: Doors) -> None:
         "tmp_0000.meta.json": b'{"scaling_factor": [1, 2, 2]}',
     }
     assert len(doors.blob_files()) == 1
+
+
+def test_outputs_and_points_reach_the_task(doors: Doors) -> None:
+    doors.models.known["tips"] = FakeModel(TIPS)
+    parts = (part("model", "tips"), part("image", image(), "a.nii.gz"), part("points", '{"tip": [[1, -2.5, 3e-3]]}'))
+    answer = submit(doors, *parts, part("outputs", '["volumes", "meshes", "meshes"]'))
+    assert answer.status_code == 202, answer.text
+    assert answer.json["outputs"] == ["meshes", "volumes"]
+    assert stored_case(doors, answer.json["uid"])["points.json"] == b'{"tip": [[1.0, -2.5, 0.003]]}'
 
 
 def test_the_same_key_gives_the_same_task(doors: Doors) -> None:
@@ -128,6 +140,29 @@ def test_parameters_and_priority_reach_the_task(doors: Doors) -> None:
             "the labels would be larger",
         ),
         ([part("model", "two"), part("image", image(), "i")], 400, "tmp_0001.nii.gz", "1 came"),
+        (
+            [*one_case(), part("outputs", '["statistics"]')],
+            422,
+            "outputs",
+            "any of these was expected: meshes, volumes",
+        ),
+        ([*one_case(), part("outputs", "meshes")], 422, "outputs", "a JSON list"),
+        ([*one_case(), part("points", "{}")], 400, "points", "in its own points.json"),
+        ([*one_case(), part("points", '{"tip": [[1, 2]]}')], 422, "points", "lists of points [x, y, z]"),
+        ([*one_case(), part("points", '{"tip": [[1, 2, NaN]]}')], 422, "points", "lists of points [x, y, z]"),
+        (
+            [part("model", "one"), part("image", image(), "i"), part("points", '{"tip": [[1, 2, 3]]}')],
+            400,
+            "points",
+            "It takes no points.",
+        ),
+        ([part("model", "tips"), part("image", image(), "i")], 400, "points: tip", "needs the points 'tip'"),
+        (
+            [part("model", "tips"), part("image", image(), "i"), part("points", '{"tip": []}')],
+            400,
+            "points",
+            "needs the points 'tip'",
+        ),
         ([*one_case(), part("parameters", "{")], 422, "parameters", "Invalid JSON"),
         ([*one_case(), part("parameters", "[1]")], 422, "parameters", "valid dictionary"),
         ([*one_case(), part("parameters", '{"level": 2}')], 400, "level", "a number from 0"),
@@ -140,6 +175,7 @@ def test_parameters_and_priority_reach_the_task(doors: Doors) -> None:
 def test_a_form_that_is_not_right_is_refused(
     doors: Doors, parts: list[bytes], status: int, field: str, words: str
 ) -> None:
+    doors.models.known["tips"] = FakeModel(TIPS)
     answer = submit(doors, *parts)
     assert (answer.status_code, answer.content_type) == (status, "application/problem+json"), answer.text
     assert answer.json["field"] == field

@@ -10,8 +10,8 @@ _BINARY = {"type": "string", "format": "binary"}
 
 
 RESULT: dict[str, Any] = {
-    "description": "The result: pairs of `NAME.nii.gz` (labels) and `NAME.json` (value to label name), and "
-    "`classifications.csv` where the model gives any",
+    "description": "The result: pairs of `NAME.nii.gz` (labels) and `NAME.json` (value to label name); where there are "
+    "any, `classifications.csv`, `meshes/NAME.vtk` and files of `transforms/`",
     "content": {"application/zip": {"schema": _BINARY}},
 }
 

@@ -21,10 +21,14 @@ from inference_server.models.manifest import Manifest
 from inference_server.tasks.caller import Scope
 from inference_server.tasks.record import Event, Phase, Priority, Status, Task
 from inference_server.tasks.store import PAGE_LIMIT
+from inference_server.tasks.submission import Output
 
+OUTPUTS = f"a JSON list of any of these was expected: {', '.join(Output)}"
+POINTS = "a JSON object of names and lists of points [x, y, z] was expected"
 THREE_FACTORS = "three whole numbers from 1 as a JSON list [z, y, x] were expected"
 Factor = Annotated[int, Field(ge=1)]
 PriorityName = Literal["urgent", "normal", "batch"]
+Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -100,6 +104,19 @@ class SubmitForm(Strict):
         description="JSON list `[z, y, x]` of positive integers, for `image` parts: the contours come on a grid "
         "that is so many times finer. A zipped case says it in its own `meta.json`",
     )
+    points: Annotated[Json[dict[str, list[tuple[Coordinate, Coordinate, Coordinate]]]], _in_words(POINTS)] | None = (
+        Field(
+            None,
+            description="JSON object, for `image` parts: the points that the model takes, by name, each of them a list "
+            "of `[x, y, z]` in LPS mm. A zipped case has them in its own `points.json`",
+        )
+    )
+    outputs: Annotated[Json[tuple[Output, ...]], _in_words(OUTPUTS)] = Field(
+        "[]",
+        validate_default=True,
+        description="JSON list of what is made beyond what the model gives: `meshes`, the surface of each label; "
+        "`volumes`, the volume of each label",
+    )
 
 
 class ProblemRecord(BaseModel):
@@ -131,6 +148,7 @@ class TaskSummary(BaseModel):
     revision: int = Field(description="rises whenever status, phase or progress change")
     priority: PriorityName
     parameters: dict[str, Any]
+    outputs: list[str] = Field(description="what was asked for beyond what the model gives")
     phase: Phase | None = Field(description="what a running task is doing")
     progress: float = Field(description="how much of the computation is done, 0 to 1")
     attempts: int = Field(description="how many workers died over it")
@@ -151,7 +169,10 @@ class TaskRecord(TaskSummary):
     )
     case_size_bytes: int
     result_size_bytes: int | None
-    report: dict[str, Any] = Field(description="how the result came about: device, precision, software, notes")
+    report: dict[str, Any] = Field(
+        description="how the result came about: device, precision, software, notes, its `grid`; and what it is: "
+        "`classifications`, `texts`, `points`, `volumes_cc`, `contents`"
+    )
 
 
 class TaskPage(BaseModel):
@@ -206,6 +227,7 @@ def task_summary(task: Task, *, base_url: str) -> dict[str, Any]:
         **{name: getattr(task, name) for name in _PLAIN},
         **{name: _moment(getattr(task, name)) for name in _MOMENTS},
         "parameters": dict(task.parameters),
+        "outputs": list(task.outputs),
         "priority": Priority(task.priority).name.lower(),
         "problem": ProblemRecord(code=task.problem.code, message=task.problem.message) if task.problem else None,
         "links": _links(f"{base_url}/tasks/{task.uid}"),

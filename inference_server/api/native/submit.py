@@ -15,7 +15,7 @@ from inference_server.api.problems import Refused, invalid_request
 from inference_server.api.upload import Parts, Upload, at_part, received
 from inference_server.errors import BadRequest, InferenceServerError
 from inference_server.tasks.caller import Caller
-from inference_server.tasks.case_files.names import NEWER_META
+from inference_server.tasks.case_files.names import NEWER_META, POINTS
 from inference_server.tasks.case_zip import write_case
 from inference_server.tasks.record import Priority, Task
 from inference_server.tasks.submission import Submission
@@ -40,6 +40,7 @@ def submit(context: Context, request: Request, caller: Caller, *, idempotency_ke
             token=caller.name,
             priority=Priority[form.priority.upper()],
             parameters=form.parameters,
+            outputs=form.outputs,
             idempotency_key=idempotency_key,
         )
         with at_part("image" if upload.files["image"] else "case"), _as_sent(form):
@@ -62,30 +63,35 @@ def staged_case(upload: Upload, form: SubmitForm) -> Path:
     """Return the staged zip of the case: the one that was sent, or one made of the images.
 
     Raises:
-        BadRequest: there is no case, more than one, or a scaling factor beside a zip.
+        BadRequest: there is no case, more than one, or something beside a zip that is part of it.
     """
     cases, images = upload.files["case"], upload.files["image"]
-    if len(cases) + bool(images) != 1:
+    has_parts = bool(images) or (form.points is not None and not cases)
+    if len(cases) + has_parts != 1:
         raise BadRequest("Send one zip as 'case', or one or more NIfTI files as 'image'.", field="case")
-    if images:
+    if has_parts:
         return _packed(upload, images, form)
     if form.scaling_factor:
         raise BadRequest("The scaling factor of a zip stands in its own meta.json.", field="scaling_factor")
+    if form.points is not None:
+        raise BadRequest("The points of a zip stand in its own points.json.", field="points")
     return cases[0]
 
 
 @contextmanager
 def _as_sent(form: SubmitForm) -> Iterator[None]:
-    """Call the factor that was sent beside plain images by its own name, not by that of its place in the case."""
+    """Call what was sent beside plain images by its own name, not by that of its place in the case."""
     try:
         yield
     except InferenceServerError as exc:
         if form.scaling_factor and exc.field == f"{NEWER_META}: scaling_factor":
             exc.field = "scaling_factor"
+        if form.points is not None and (exc.field or "").partition(":")[0] in ("points", POINTS):
+            exc.field = "points"
         raise
 
 
 def _packed(upload: Upload, images: list[Path], form: SubmitForm) -> Path:
     packed = upload.stage()
-    write_case(packed, images, scaling_factor=form.scaling_factor)
+    write_case(packed, images, scaling_factor=form.scaling_factor, points=form.points or {})
     return packed

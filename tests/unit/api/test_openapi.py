@@ -67,7 +67,8 @@ def test_the_form_of_a_submission_has_files_and_texts(document: dict[str, Any]) 
     assert schema["required"] == ["model"]
     assert schema["properties"]["case"]["format"] == "binary"
     assert schema["properties"]["image"]["items"] == {"type": "string", "format": "binary"}
-    assert set(schema["properties"]) == {"model", "parameters", "priority", "scaling_factor", "case", "image"}
+    texts = {"model", "parameters", "priority", "scaling_factor", "points", "outputs"}
+    assert set(schema["properties"]) == {*texts, "case", "image"}
 
 
 def test_readiness_is_described_with_both_of_its_answers(document: dict[str, Any]) -> None:
