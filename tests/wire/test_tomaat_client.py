@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
+import io
 import json
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from inference_server.clients import ServerError
 from inference_server.clients.fingerprints import KnownCertificates, Trust
 from inference_server.clients.tomaat import Inputs, Progress, TomaatClient
 from inference_server.clients.tomaat import client as client_module
+from inference_server.commands.tomaat import app
 from inference_server.errors import BadRequest, InvalidVolume
 from inference_server.stack.certificates import Pair, make_pair, shown
 
@@ -119,8 +122,6 @@ def test_what_is_sent(service: StandIn, client: TomaatClient, image: Path, tmp_p
 def test_labels_on_a_nifti_image_have_its_geometry_byte_for_byte(
     service: StandIn, client: TomaatClient, image: Path, tmp_path: Path
 ) -> None:
-    import gzip
-
     [labels] = client.predict(service.url, inputs(image), tmp_path / "out")
     assert labels.path == tmp_path / "out" / "bright.nii.gz"
     original, written = gzip.decompress(image.read_bytes()), gzip.decompress(labels.path.read_bytes())
@@ -199,6 +200,16 @@ def test_a_delayed_result_is_asked_for_until_it_is_there(
     assert labels.path.name == "bright.nii.gz"
     assert seen[-1] == Progress("computing")
     assert [each.fraction for each in seen if each.phase == "sending"][-1] == 1.0
+
+
+def test_what_comes_beside_a_delayed_result_is_kept(
+    service: StandIn, client: TomaatClient, image: Path, tmp_path: Path
+) -> None:
+    delayed = {"type": "DelayedResponse", "request_id": "r1"}
+    texts = [{"type": "PlainText", "content": name, "label": name} for name in ("first", "second", "last")]
+    service.instead = {"/predict": [texts[0], delayed, texts[2]], "/responses": [texts[1]]}
+    written = client.predict(service.url, inputs(image), tmp_path)
+    assert [output.text for output in written] == ["first", "second", "last"]
 
 
 def test_a_server_that_is_away_for_a_while_is_asked_again(
@@ -443,33 +454,52 @@ def handshake(client: ssl.SSLContext, pair: Pair) -> bool:
     return not ends
 
 
-def test_the_command_line(
-    service: StandIn, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from inference_server.commands.tomaat import app
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
-    def run(*arguments: str) -> str:
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a `tomaat` command and return what it prints."""
+
+    def call(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:
             app(list(arguments))
         assert ended.value.code == 0
         return capsys.readouterr().out
 
+    return call
+
+
+def test_the_command_line(service: StandIn, image: Path, tmp_path: Path, run: Callable[..., str]) -> None:
     service.services = {"hosts": ["http://h"], "modalities": ["CT"], "anatomies": ["body"], "descriptions": ["d"]}
     assert json.loads(run("discover", service.url, "--json"))[0]["prediction_url"] == "http://h"
-    assert "body" in run("discover", service.url)
+    assert run("discover", service.url) == "  CT  body    http://h\n"
     asked = run("interface", service.url)
     assert "--volume images=FILE" in asked
     assert "a number from 0 to 300 for 'threshold'" in asked
-    out = str(tmp_path / "out")
-    written = run("predict", service.url, "--volume", f"images={image}", "--set", "threshold=100", "--out", out)
-    assert written.split() == [str(tmp_path / "out" / "bright.nii.gz")]
-    old = (
-        "predict",
-        f"{service.url}/old",
-        "--first-generation",
-        "--volume",
-        f"images={image}",
-        "--set",
-        "threshold=100",
-    )
-    assert run(*old, "--out", out).split() == [str(tmp_path / "out" / "labels.nii.gz")]
+    given = ("--volume", f"images={image}", "--set", "threshold=100", "--out", str(tmp_path / "out"))
+    assert run("predict", service.url, *given).split() == [str(tmp_path / "out" / "bright.nii.gz")]
+    old = run("predict", f"{service.url}/old", "--first-generation", *given)
+    assert old.split() == [str(tmp_path / "out" / "labels.nii.gz")]
+    service.services = []
+    assert run("discover", service.url) == ""
+
+
+def test_a_user_at_a_terminal_is_asked_once(
+    secure: StandIn, run: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for typed in ("y\n", ""):
+        monkeypatch.setattr("sys.stdin", Terminal(typed))
+        assert "--volume images=FILE" in run("interface", secure.url)
+    kept = tmp_path / "inference-server" / "known_certificates"
+    assert kept.read_text().startswith(f"{secure.url.removeprefix('https://')} sha256 ")
+    run("forget", f"{secure.url}/tomaat/x")
+    assert kept.read_text() == ""
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    with pytest.raises(ServerError, match="not trusted yet"):
+        app(["interface", secure.url])
+    with pytest.raises(BadRequest, match="No certificate of 127"):
+        app(["forget", secure.url])
