@@ -20,12 +20,14 @@ ALLOWED = {
     "api": {"errors", "imaging", "settings", "models", "tasks", "logs"},
     "clients": {"errors", "imaging"},
     "stack": {"errors", "settings", "tasks", "logs"},
+    "tomaat_app": {"errors", "imaging", "settings", "models", "stack", "logs", "tomaat_app"},
 }
 FORBIDDEN_ANYWHERE_IN = {
     "imaging": {"flask", "celery", "kombu", "redis", "torch", "monai"},
     "models": {"flask", "celery", "kombu", "redis"},
     "api": {"torch", "monai", "nnunetv2", "vtk", "celery", "kombu", "redis"},
     "clients": {"flask", "celery", "kombu", "redis", "torch", "monai"},
+    "tomaat_app": {"flask", "celery", "kombu", "redis"},
 }
 BOUNDARIES = {
     # module: the outermost boundary at which every exception may be caught
