@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     api_threads: int = Field(64, ge=2, description="threads of all API processes together")
     wait_limit_s: float = Field(60.0, gt=0, description="longest wait of a request for a change (`?wait=`)")
     worker_children: int = Field(2, ge=1, description="child processes of a worker")
+    spare_worker: bool = Field(
+        True, description="`up` keeps another worker process ready, its libraries loaded, for when the worker dies"
+    )
     child_memory_bytes: int = Field(
         0, ge=0, description="memory above which a worker child ends its task; 0: nine tenths of the machine's"
     )

@@ -19,13 +19,13 @@ import torch
 
 class SlowConv(torch.nn.Conv3d):
     def forward(self, x):
-        time.sleep(0.5)
+        time.sleep(0.25)
         return super().forward(x)
 """
 
 
 def write_models(folder: Path) -> Path:
-    """Write `bright`, which marks bright voxels, and `slow`, which does so half a second a window."""
+    """Write `bright`, which marks bright voxels, and `slow`, which does so a quarter of a second a window."""
     state = {"weight": torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1), "bias": torch.tensor([EDGE, 0.0])}
     plain = {"state": state, "transforms": LOAD, "post": (SOFTMAX, ARGMAX)}
     classes = {"0": "background", "1": "BRIGHT"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,8 @@ Tls = Annotated[bool | None, typer.Option("--tls", help="Listen for HTTPS beside
 TlsPort = Annotated[int | None, typer.Option(help="Port of HTTPS; 0 takes a free one.")]
 TlsHost = Annotated[str | None, typer.Option(help="Address to listen on for HTTPS; that of HTTP where not given.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+Wait = Annotated[bool, typer.Option("--wait", hidden=True, help="Load libraries, and wait for a line before the rest.")]
 
 
 def up(
@@ -65,12 +68,12 @@ def api(
     run_api(_with_broker(_public_settings(given)), ready=_announce)
 
 
-def worker(data: Data = None, models: Models = None, device: Device = None) -> None:
+def worker(data: Data = None, models: Models = None, device: Device = None, wait: Wait = False) -> None:
     """Run a worker alone: start more of them to compute more cases at a time."""
     from inference_server.tasks.worker import run_worker
 
     given = {"data_dir": data, "models_dirs": models, "device": device}
-    run_worker(_with_broker(_settings(given)), ready=_announce)
+    run_worker(_with_broker(_settings(given)), ready=_announce, begin=_await_line if wait else None)
 
 
 def housekeeping(data: Data = None, models: Models = None) -> None:
@@ -133,6 +136,11 @@ def _with_broker(loaded: Settings) -> Settings:
     raise SettingsError(
         f"No broker is known. Set {PREFIX}BROKER_URL, or run `inference-server up` on this data folder first."
     )
+
+
+def _await_line() -> None:
+    if not sys.stdin.readline():
+        raise typer.Exit  # whoever might have wanted this process is gone
 
 
 def _announce(what: str) -> None:

@@ -22,12 +22,21 @@ STEADY_S = 10.0
 
 @dataclass(frozen=True)
 class PartSpec:
-    """What to start. `ready_line` is whether the part prints a line that begins with `ready` when it is up."""
+    """What to start.
+
+    Attributes:
+        name: of the part.
+        command: program and arguments.
+        environment: variables beside those of this process.
+        ready_line: whether the part prints a line that begins with `ready` when it is up.
+        waits: whether it waits for a line on its standard input before it does anything that others see.
+    """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
     ready_line: bool = True
+    waits: bool = False
 
 
 class Part:
@@ -39,6 +48,8 @@ class Part:
         self.announced = ""
         """What followed `ready` on the part's line (the API's URL)."""
         self._process: subprocess.Popen[str] | None = None
+        self._spare: subprocess.Popen[str] | None = None
+        self._may_spare = False
         self._pause_s = 0.0
         self._started = time.monotonic()
         self._not_before = 0.0
@@ -53,21 +64,36 @@ class Part:
         self.spec = replace(self.spec, environment={**self.spec.environment, **variables})
 
     def start(self) -> None:
-        """Start the process in a group of its own: a Ctrl-C reaches the supervisor alone, which stops in order."""
+        """Start the process, or let the spare one begin."""
         self.ready.clear()
         self._started = time.monotonic()
-        self._process = subprocess.Popen(
-            (*_leash(), *self.spec.command),
-            env={**os.environ, **self.spec.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if self.spec.ready_line else STANDARD_ERROR,
-            text=True,
-            start_new_session=True,
-        )
+        self._may_spare = True
+        self._process, self._spare = self._spare or self._spawn(), None
+        if self._process.stdin:
+            with suppress(BrokenPipeError), self._process.stdin as begin:  # a spare that has died is a part that died
+                begin.write("begin\n")
         if self.spec.ready_line:
             threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
         else:
             self.ready.set()
+
+    def keep_spare(self) -> None:
+        """Have a spare process load what it needs once the part is up, so that its next start takes no time for that.
+
+        One for each start: a spare that dies is not replaced.
+        """
+        if self.spec.waits and self._may_spare and self.ready.is_set():
+            self._may_spare = False
+            self._spare = self._spawn()
+
+    def drop_spare(self) -> None:
+        """End the spare process, if there is one."""
+        if self._spare and self._spare.stdin and self._spare.stdout:
+            self._spare.kill()
+            self._spare.wait()
+            self._spare.stdin.close()
+            self._spare.stdout.close()
+            self._spare = None
 
     def died(self) -> int | None:
         """Return the exit status if the process has ended, else None."""
@@ -112,6 +138,17 @@ class Part:
         if self._process:
             self._kill_group()
             self._process.wait()
+
+    def _spawn(self) -> subprocess.Popen[str]:
+        """Start a process in a group of its own: a Ctrl-C reaches the supervisor alone, which stops in order."""
+        return subprocess.Popen(
+            (*_leash(), *self.spec.command),
+            env={**os.environ, **self.spec.environment},
+            stdin=subprocess.PIPE if self.spec.waits else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if self.spec.ready_line else STANDARD_ERROR,
+            text=True,
+            start_new_session=True,
+        )
 
     def _kill_group(self) -> None:
         if self._process:

@@ -68,7 +68,7 @@ class Supervisor:
         self._turns = CeleryTurns(settings)
         self._broker = [Part(PartSpec("redis", redis.command, {}, ready_line=False))] if redis else []
         worker_environment = {"REMAP_SIGTERM": "SIGQUIT", **allocator_environment(os.environ)}
-        self._worker = _own_part("worker", settings, worker_environment)
+        self._worker = _own_part("worker", settings, worker_environment, waits=True)
         self._api = _own_part("api", settings)
         self._own = [_own_part("housekeeping", settings), self._worker, self._api]
 
@@ -103,9 +103,12 @@ class Supervisor:
                     self._return_claims(pid)
             if part.restart_if_due():
                 log.info("part restarted", extra={"part": part.spec.name})
+        if self._settings.spare_worker:
+            self._worker.keep_spare()
 
     def stop(self) -> None:
         """Stop every part; the broker last, since the others talk to it while they stop."""
+        self._worker.drop_spare()
         for parts in (self._own, self._broker):
             _stop(parts, time.monotonic() + STOP_LIMIT_S)
 
@@ -139,9 +142,11 @@ def _stop(parts: Sequence[Part], deadline: float) -> None:
             part.kill()
 
 
-def _own_part(name: str, settings: Settings, environment: Mapping[str, str] | None = None) -> Part:
-    command = (sys.executable, "-m", "inference_server", name)
-    return Part(PartSpec(name, command, {**settings.environment(), **(environment or {})}))
+def _own_part(
+    name: str, settings: Settings, environment: Mapping[str, str] | None = None, *, waits: bool = False
+) -> Part:
+    command = (sys.executable, "-m", "inference_server", name, *(["--wait"] if waits else []))
+    return Part(PartSpec(name, command, {**settings.environment(), **(environment or {})}, waits=waits))
 
 
 def _make_private(folder: Path) -> None:

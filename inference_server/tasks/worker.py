@@ -71,7 +71,11 @@ class _Pool(TaskPool):  # type: ignore[misc]
 
 
 def run_worker(
-    settings: Settings, *, ready: Callable[[str], None] | None = None, open_engine: OpenEngine | None = None
+    settings: Settings,
+    *,
+    ready: Callable[[str], None] | None = None,
+    begin: Callable[[], None] | None = None,
+    open_engine: OpenEngine | None = None,
 ) -> None:
     """Run a worker until SIGINT or SIGTERM; must be called in the main thread.
 
@@ -81,6 +85,7 @@ def run_worker(
     Args:
         settings: of the server; `broker_url` must be set.
         ready: called once with the worker's name when all children are up and warm.
+        begin: called when the libraries are loaded, before anything that others see; returns when the worker may begin.
         open_engine: makes the engine in a child; default: the one of `models.engine`.
 
     Raises:
@@ -89,6 +94,8 @@ def run_worker(
     """
     if open_engine is None:
         open_engine = _engine_opener()
+        if begin:
+            begin()
         settings = _fitted(settings)
     name = worker_name(os.getpid())
     claims = Claims(open_database(settings.database), max_attempts=settings.max_attempts)

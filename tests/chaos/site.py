@@ -88,7 +88,7 @@ def _is_part(process: psutil.Process, name: str) -> bool:
     command = process.cmdline()
     if not command or process.status() == psutil.STATUS_ZOMBIE or "inference_server.stack.leash" in command:
         return False
-    return command[-1] == name if name in PARTS else any(f"{name}-server" in word for word in command[:1])
+    return name in command[-2:] if name in PARTS else any(f"{name}-server" in word for word in command[:1])
 
 
 def left_behind(folder: Path) -> list[int]:

@@ -22,6 +22,70 @@ def test_the_ready_line_says_what_the_part_announces() -> None:
     assert part.died() is not None
 
 
+WAITER = """
+import os, sys, time
+if sys.stdin.readline():
+    print("ready", os.getpid(), flush=True)
+    time.sleep(60)
+"""
+
+
+def waiter() -> Part:
+    return Part(PartSpec("part", (sys.executable, "-c", WAITER), {}, waits=True))
+
+
+def test_a_spare_process_begins_only_when_the_part_is_started_again() -> None:
+    part = waiter()
+    part.keep_spare()  # not up yet: nothing
+    part.start()
+    assert part.ready.wait(20)
+    first = part.announced
+    part.keep_spare()
+    assert part._spare is not None
+    spare = part._spare.pid
+    part.keep_spare()
+    assert part._spare.pid == spare
+    part.kill()
+    part.plan_restart()
+    part.start()
+    assert part.ready.wait(20)
+    assert part.announced == str(spare) != first
+    part.kill()
+
+
+def test_a_spare_that_has_died_is_not_replaced_and_its_turn_is_a_death_of_the_part() -> None:
+    part = waiter()
+    part.start()
+    assert part.ready.wait(20)
+    part.keep_spare()
+    assert part._spare is not None
+    part._spare.kill()
+    part._spare.wait()
+    part.keep_spare()
+    part.kill()
+    part.plan_restart()
+    part.start()
+    assert part.wait(20)
+    assert part.died()
+    part.plan_restart()
+    part.start()
+    assert part.ready.wait(20)
+    part.kill()
+
+
+def test_a_spare_is_dropped_and_leaves_nothing() -> None:
+    part = waiter()
+    part.start()
+    assert part.ready.wait(20)
+    part.drop_spare()  # there is none
+    part.keep_spare()
+    assert part._spare is not None
+    spare = psutil.Process(part._spare.pid)
+    part.drop_spare()
+    assert not spare.is_running()
+    part.kill()
+
+
 def test_pauses_before_restarts_grow_up_to_a_bound() -> None:
     part = Part(spec("pass"))
     pauses = [part.plan_restart() for _ in range(12)]
