@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from inference_server.commands import audit, certs, client, doctor, models, serve, tokens, tomaat
+from inference_server.commands import announcer, audit, certs, client, doctor, models, serve, tokens, tomaat
 from inference_server.errors import InferenceServerError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ CLIENT = (client.submit, client.status, client.fetch, client.cancel, client.retr
 COMMANDS: tuple[Callable[..., None], ...] = (*SERVER, *CLIENT)
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(announcer.app, name="announcer")
 app.add_typer(models.app, name="models")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(tomaat.app, name="tomaat")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
-from flask import Response, current_app, g, request
+from flask import Flask, Response, current_app, g, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
@@ -16,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 from inference_server import __version__
-from inference_server.api import docs_page
+from inference_server.api import announcements, docs_page, tomaat
 from inference_server.api.access import Access, need_of
 from inference_server.api.context import EXTENSION, Context, context
 from inference_server.api.doors import DOORS, door_at, error_answerer, opened_dialects
@@ -34,6 +35,8 @@ from inference_server.api.upload import linger
 from inference_server.api.waiting import Waits
 from inference_server.errors import InferenceServerError
 from inference_server.settings import Settings
+from inference_server.tasks.announcements import Announcements
+from inference_server.tasks.announcing import load_announcers
 from inference_server.tasks.service import Tasks, open_tasks
 from inference_server.tasks.tokens import Tokens
 from inference_server.tasks.watch import Watcher
@@ -47,6 +50,7 @@ SECURITY_SCHEMES: SecuritySchemesDict = {
 DESCRIPTION = "Send an image, get its contours. Every error is a problem document of RFC 9457 with a stable `code`."
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+App = TypeVar("App", bound=Flask)
 
 
 def create_app(settings: Settings, tasks: Tasks | None = None) -> OpenAPI:
@@ -60,7 +64,7 @@ def create_app(settings: Settings, tasks: Tasks | None = None) -> OpenAPI:
 
     Raises:
         StoreUnavailable: the records cannot be reached.
-        SettingsError: a dialect is to be opened that cannot be.
+        SettingsError: a dialect is to be opened that cannot be, or the file of announcement services is malformed.
         LookupError: a route does not say who may use it.
     """
     app = OpenAPI(
@@ -72,14 +76,25 @@ def create_app(settings: Settings, tasks: Tasks | None = None) -> OpenAPI:
         validation_error_model=Problem,
         validation_error_callback=_answer_invalid,
     )
-    app.extensions[EXTENSION] = _context(settings, tasks or open_tasks(settings))
+    tasks = tasks or open_tasks(settings)
+    app.extensions[EXTENSION] = _context(settings, tasks)
+    app.extensions[announcements.EXTENSION] = Announcements(tasks.store.database)
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    _register_routes(app)
+    _register_routes(app, settings)
+    return completed(app)
+
+
+def completed(app: App) -> App:
+    """Return an application that has its routes with what all of ours have: errors, access, headers.
+
+    Raises:
+        LookupError: a route does not say who may use it.
+    """
     _register_errors(app)
     _refuse_undecided(app)
     app.before_request(_check_access)
     app.after_request(_harden)
-    app.wsgi_app = _one_leading_slash(app.wsgi_app)  # type: ignore[assignment, method-assign]
+    app.wsgi_app = _single_slashes(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app
 
 
@@ -88,20 +103,22 @@ def _context(settings: Settings, tasks: Tasks) -> Context:
     waits = Waits(Watcher(tasks.store), slots=threads // 2, limit_s=settings.wait_limit_s)
     health = Health(tasks, queue=settings.queue_names[0])
     access = Access(settings, Tokens(tasks.store.database), opened_dialects(settings.opened))
-    return Context(settings, tasks, waits, health, access)
+    return Context(settings, tasks, waits, health, access, load_announcers(settings))
 
 
-def _register_routes(app: OpenAPI) -> None:
+def _register_routes(app: OpenAPI, settings: Settings) -> None:
     for door in DOORS:
         if isinstance(door.blueprint, APIBlueprint):
             app.register_api(door.blueprint)
         else:
             app.register_blueprint(door.blueprint)
+    if settings.tomaat_root:
+        app.register_blueprint(tomaat.root)
     app.register_blueprint(docs_page.blueprint)
     app.register_api(health_blueprint(lambda: context().health))
 
 
-def _refuse_undecided(app: OpenAPI) -> None:
+def _refuse_undecided(app: Flask) -> None:
     if undecided := [rule.rule for rule in app.url_map.iter_rules() if need_of(app, rule.endpoint) is None]:
         raise LookupError(f"These routes do not say who may use them: {', '.join(undecided)}.")
 
@@ -116,7 +133,7 @@ def _check_access() -> None:
     g.caller = context().access.admit(request, dialect=door.name, presented=presented, need=need)
 
 
-def _register_errors(app: OpenAPI) -> None:
+def _register_errors(app: Flask) -> None:
     app.register_error_handler(InferenceServerError, _answer_ours)
     app.register_error_handler(Refused, lambda exc: _answer(exc.refused))
     app.register_error_handler(HTTPException, _answer_http)
@@ -158,11 +175,11 @@ def _harden(answer: Response) -> Response:
     return answer
 
 
-def _one_leading_slash(inner: WsgiApp) -> WsgiApp:
-    """Take `//api/tasks/` for `/api/tasks/`: clients join a server's address that ends in a slash with a path."""
+def _single_slashes(inner: WsgiApp) -> WsgiApp:
+    """Take `//api//tasks/` for `/api/tasks/`: clients join an address that ends in a slash with a path."""
 
     def outer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        environ["PATH_INFO"] = "/" + environ.get("PATH_INFO", "").lstrip("/")
+        environ["PATH_INFO"] = re.sub("/{2,}", "/", "/" + environ.get("PATH_INFO", ""))
         return inner(environ, start_response)
 
     return outer

@@ -10,6 +10,7 @@ from inference_server.api.access import Access
 from inference_server.api.health import Health
 from inference_server.api.waiting import Waits
 from inference_server.settings import Settings
+from inference_server.tasks.announcing import Announcers
 from inference_server.tasks.service import Tasks
 
 EXTENSION = "inference_server"
@@ -24,6 +25,7 @@ class Context:
     waits: Waits
     health: Health
     access: Access
+    announcers: Announcers
 
 
 def context() -> Context:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flask import Blueprint, Request, Response
 from flask_openapi3.blueprint import APIBlueprint
 
-from inference_server.api import mim, native
+from inference_server.api import announcements, mim, native, tomaat
 from inference_server.api.problems import Refusal, problem_response
 from inference_server.api.sign_in import authorization
 from inference_server.errors import SettingsError
@@ -24,6 +24,7 @@ class Door:
         answer_error: how it says that something went wrong.
         presented: finds the token that a request carries; a dialect with sessions looks at its cookie here.
         openable: whether `--open` may admit clients without a token to it.
+        root_paths: what else it owns, beside what its blueprint's prefix begins; `/` is the root of the server alone.
     """
 
     name: str
@@ -31,26 +32,32 @@ class Door:
     answer_error: Callable[[Refusal], Response] = problem_response
     presented: Callable[[Request], str | None] = authorization
     openable: bool = False
+    root_paths: tuple[str, ...] = ()
 
     @property
-    def prefix(self) -> str:
-        """What the paths of all its routes begin with."""
-        return self.blueprint.url_prefix or "/"
+    def prefixes(self) -> tuple[str, ...]:
+        """What the paths of its routes begin with."""
+        prefix = self.blueprint.url_prefix
+        return (prefix, *self.root_paths) if prefix else self.root_paths
 
-    def is_at(self, path: str) -> bool:
-        """Whether a path is one of this door, known or not."""
-        return path == self.prefix or path.startswith(f"{self.prefix}/")
+    def reach(self, path: str) -> int:
+        """Return the length of the longest of its prefixes that a path has, known or not; 0 if it is not its path."""
+        fitting = (prefix for prefix in self.prefixes if path == prefix or path.startswith(f"{prefix.rstrip('/')}/"))
+        return max((len(prefix) for prefix in fitting if prefix != "/" or path == "/"), default=0)
 
 
 DOORS = (
     Door("native", native.blueprint),
     Door("mim", mim.blueprint, mim.answer_error, openable=True),
+    Door("tomaat", tomaat.blueprint, tomaat.answer_error, openable=True, root_paths=tomaat.ROOT_PATHS),
+    Door("announcements", announcements.blueprint, announcements.answer_error, root_paths=announcements.PATHS),
 )
 
 
 def door_at(path: str) -> Door | None:
-    """Return the door that a path belongs to, or None."""
-    return next((door for door in DOORS if door.is_at(path)), None)
+    """Return the door that a path belongs to, or None; of several the one with the longest prefix."""
+    nearest = max(DOORS, key=lambda door: door.reach(path))
+    return nearest if nearest.reach(path) else None
 
 
 def error_answerer(path: str) -> Callable[[Refusal], Response]:

@@ -53,13 +53,30 @@ def run_api(settings: Settings, *, ready: Callable[[str], None] | None = None) -
         log.warning("dialects are open to clients without a token", extra={"dialects": sorted(opened)})
     if settings.no_auth:
         log.warning("access is not controlled: whoever reaches the server may do everything")
+    serve(settings, create_app, ready=ready)
+
+
+def serve(
+    settings: Settings, make_app: Callable[[Settings], Flask], *, ready: Callable[[str], None] | None = None
+) -> None:
+    """Serve an application until SIGTERM or SIGINT.
+
+    Args:
+        settings: where to listen and with how many processes and threads.
+        make_app: makes the application; called in each process.
+        ready: as `run_api` has it.
+
+    Raises:
+        SettingsError: an address is taken or not one of this machine, or the certificate cannot be used.
+        StoreUnavailable: the records cannot be reached.
+    """
     # Once, so that the processes find them migrated.
     open_database(settings.database).close()
     listeners = [_listener(settings.host, settings.port)]
     context = tls_context(settings) if settings.tls else None
     if context:
         listeners.append(_listener(settings.tls_host or settings.host, settings.tls_port))
-    _Server(settings, listeners, context, ready or _quietly).run()
+    _Server(settings, make_app, listeners, context, ready or _quietly).run()
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:
@@ -127,7 +144,7 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         app = getattr(self, "wsgi", None)
-        if isinstance(app, Flask):
+        if isinstance(app, Flask) and EXTENSION in app.extensions:
             app.extensions[EXTENSION].waits.release()
         super().handle_exit(sig, frame)
 
@@ -152,12 +169,14 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def __init__(
         self,
         settings: Settings,
+        make_app: Callable[[Settings], Flask],
         listeners: Sequence[socket.socket],
         context: ssl.SSLContext | None,
         ready: Callable[[str], None],
     ) -> None:
         """Take listeners: the one of HTTP, and with a context that of HTTPS."""
         self._settings = settings
+        self._make_app = make_app
         schemes = ("http", "https")
         self._urls = " ".join(_url(listener, scheme) for listener, scheme in zip(listeners, schemes, strict=False))
         self._context = context
@@ -201,7 +220,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
     def load(self) -> Flask:
         """Make the application; called in each process, after the fork."""
         SocketUnreader.max_body_chunk = PIECE_BYTES
-        return create_app(self._settings)
+        return self._make_app(self._settings)
 
     def run(self) -> None:
         """Serve until told to stop."""

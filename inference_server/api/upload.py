@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -37,12 +37,31 @@ BROKEN_STREAM = (OSError, ParseException, HTTPException)
 """What reading a body raises when the client is gone or its chunks are not chunks."""
 
 
+Decode = Callable[[str, Iterator[bytes]], Iterable[bytes]]
+"""Makes what is saved of what was sent in a part, given the part's name."""
+
+
+def _as_sent(_name: str, data: Iterator[bytes]) -> Iterable[bytes]:
+    return data
+
+
 @dataclass(frozen=True)
 class Parts:
-    """The parts that a route takes, by name: files, and texts of at most 64 KiB. All others are refused."""
+    """The parts that a route takes, by name: files, and texts of at most 64 KiB.
+
+    Attributes:
+        files: go to the disk.
+        texts: go to memory.
+        decode: of files.
+        limit: most parts.
+        others_pass: whether parts of other names are passed over, unread; else they are refused.
+    """
 
     files: frozenset[str]
     texts: frozenset[str] = frozenset()
+    decode: Decode = _as_sent
+    limit: int = PART_LIMIT
+    others_pass: bool = False
 
 
 class Upload:
@@ -83,15 +102,34 @@ def received(request: Request, tasks: Tasks, parts: Parts, *, limit_bytes: int) 
         TooLarge: the body, a text or the number of parts passes its limit.
         StorageFull: the disk has no room for it.
     """
-    _refuse_early(request, tasks, limit_bytes)
-    boundary = _boundary(request)
+    with staging(tasks) as upload:
+        with body(request, tasks, limit_bytes=limit_bytes) as pieces:
+            _receive(upload, parts, _events(_boundary(request), pieces))
+        yield upload
+
+
+@contextmanager
+def staging(tasks: Tasks) -> Iterator[Upload]:
+    """Give an upload whose staged files are gone at the end of the `with` block, unless they were taken."""
     upload = Upload(tasks)
     try:
-        with _no_stall(request):
-            _receive(upload, parts, _events(boundary, _pieces(request, tasks, limit_bytes)))
         yield upload
     finally:
         upload.discard()
+
+
+@contextmanager
+def body(request: Request, tasks: Tasks, *, limit_bytes: int) -> Iterator[Iterator[bytes]]:
+    """Give the pieces of a body of any kind, to be read within the `with` block.
+
+    Raises:
+        TooLarge: it announces more than `limit_bytes`, or has more.
+        StorageFull: the disk has no room for it.
+        MalformedMessage: while it is read: it ends early.
+    """
+    _refuse_early(request, tasks, limit_bytes)
+    with _no_stall(request):
+        yield _pieces(request, tasks, limit_bytes)
 
 
 @contextmanager
@@ -189,13 +227,13 @@ def _decoded(decoder: MultipartDecoder, piece: bytes | None) -> Iterator[Event]:
 
 def _receive(upload: Upload, parts: Parts, events: Iterator[Event]) -> None:
     for count, (name, data) in enumerate(_named(events), start=1):
-        if count > PART_LIMIT:
-            raise TooLarge(f"The form has more than {PART_LIMIT} parts.")
+        if count > parts.limit:
+            raise TooLarge(f"The form has more than {parts.limit} parts.")
         if name in parts.files:
-            upload.files[name].append(_save(data, upload.stage()))
+            upload.files[name].append(save(parts.decode(name, data), upload.stage()))
         elif name in parts.texts and name not in upload.texts:
             upload.texts[name] = _text(name, data)
-        else:
+        elif name in parts.texts or not parts.others_pass:
             raise _unexpected(name, parts)
 
 
@@ -214,7 +252,13 @@ def _data(events: Iterator[Event]) -> Iterator[bytes]:
                 return
 
 
-def _save(data: Iterable[bytes], path: Path) -> Path:
+def save(data: Iterable[bytes], path: Path) -> Path:
+    """Write pieces into a staged file.
+
+    Raises:
+        StorageFull: the disk has no room for them.
+        StoreUnavailable: it cannot be written to.
+    """
     with disk_errors(), path.open("wb") as file:
         file.writelines(data)
     return path

@@ -57,6 +57,24 @@ class Waits:
         finally:
             self._slots.release()
 
+    def ended(self, task: Task, *, wait_s: float) -> Task:
+        """Return the task once it has ended, or as it is after `wait_s` seconds, or at once where all slots are taken.
+
+        For clients that cannot say how long they wait: the limit on one request does not hold here.
+
+        Raises:
+            UnknownTask: it was deleted meanwhile.
+        """
+        if wait_s <= 0 or not self._slots.acquire(blocking=False):
+            return task
+        deadline = time.monotonic() + wait_s
+        try:
+            while not task.status.ended and not self._released.is_set() and time.monotonic() < deadline:
+                task = self._wait(task, task.revision, deadline)
+            return task
+        finally:
+            self._slots.release()
+
     def _wait(self, task: Task, revision: int | None, deadline: float) -> Task:
         seen, before = task, task.status
         while not self._released.is_set() and not seen.status.ended:

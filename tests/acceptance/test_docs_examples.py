@@ -15,7 +15,7 @@ from inference_server.stack.launch import LaunchedServer
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED_URL = "http://127.0.0.1:8000"
-PAGES = ("docs/native-api.md", "docs/protocols/mim.md")
+PAGES = ("docs/native-api.md", "docs/protocols/mim.md", "docs/protocols/tomaat.md")
 
 
 @pytest.fixture

@@ -5,27 +5,51 @@ import sys
 
 import pytest
 from door_support import Doors
+from flask import Blueprint
 
-from inference_server.api.doors import DOORS
+from inference_server.api import doors as doors_module
+from inference_server.api.doors import DOORS, Door, door_at
 
 
 def test_the_doors_are_listed_once_each() -> None:
-    assert [(door.name, door.prefix) for door in DOORS] == [("native", "/api/v1"), ("mim", "/api/tasks")]
+    assert [(door.name, *door.prefixes) for door in DOORS] == [
+        ("native", "/api/v1"),
+        ("mim", "/api/tasks"),
+        ("tomaat", "/tomaat", "/interface", "/announcePoint", "/predict", "/responses", "/"),
+        ("announcements", "/announce", "/discover", "/discovery"),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("path", "names"),
+    ("path", "name"),
     [
-        ("/api/v1", ["native"]),
-        ("/api/v1/tasks", ["native"]),
-        ("/api/v10", []),
-        ("/api/tasks", ["mim"]),
-        ("/api/tasks/x/y", ["mim"]),
-        ("/", []),
+        ("/api/v1", "native"),
+        ("/api/v1/tasks", "native"),
+        ("/api/v10", None),
+        ("/api/tasks", "mim"),
+        ("/api/tasks/x/y", "mim"),
+        ("/tomaat", "tomaat"),
+        ("/tomaat/one/predict", "tomaat"),
+        ("/interface", "tomaat"),
+        ("/interfaces", None),
+        ("/", "tomaat"),
+        ("/healthz/live", None),
+        ("/discover", "announcements"),
+        ("/discovery", "announcements"),
+        ("/announcePoint", "tomaat"),
     ],
 )
-def test_a_path_belongs_to_one_door_at_most(path: str, names: list[str]) -> None:
-    assert [door.name for door in DOORS if door.is_at(path)] == names
+def test_a_path_belongs_to_one_door_at_most(path: str, name: str | None) -> None:
+    door = door_at(path)
+    assert (door.name if door else None) == name
+
+
+def test_of_two_doors_the_one_with_the_longer_prefix_has_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = Door("wide", Blueprint("wide", __name__, url_prefix="/api"))
+    narrow = Door("narrow", Blueprint("narrow", __name__), root_paths=("/api/v1/tasks/deep",))
+    monkeypatch.setattr(doors_module, "DOORS", (wide, *DOORS, narrow))
+    found = {path: door_at(path) for path in ("/api/other", "/api/v1/tasks", "/api/v1/tasks/deep/er", "/apis")}
+    assert [door.name if door else None for door in found.values()] == ["wide", "native", "narrow", None]
 
 
 def test_every_answer_is_kept_out_of_caches(doors: Doors) -> None:
@@ -39,7 +63,7 @@ def test_the_files_of_the_page_may_be_cached(doors: Doors) -> None:
     assert "max-age=3600" in doors.client.get("/docs/assets/css/swagger-ui.css", buffered=True).headers["Cache-Control"]
 
 
-@pytest.mark.parametrize("path", ["//api/v1/models", "///healthz/live", "//api/tasks/x"])
+@pytest.mark.parametrize("path", ["//api/v1/models", "///healthz/live", "//api/tasks/x", "/api/v1//models"])
 def test_an_address_that_ends_in_a_slash_does_no_harm(doors: Doors, path: str) -> None:
     assert doors.client.get("/", environ_overrides={"PATH_INFO": path}).status_code in (200, 554)
 

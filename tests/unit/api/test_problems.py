@@ -8,7 +8,7 @@ from door_support import Doors
 from flask import Flask
 from openapi_schema_validator import OAS31Validator
 
-from inference_server.api.doors import DOORS
+from inference_server.api.doors import DOORS, error_answerer
 from inference_server.api.problems import Problem, Refusal, problem_response, refusal
 from inference_server.errors import InferenceServerError, OverQuota, StoreUnavailable, all_errors
 
@@ -32,8 +32,39 @@ def test_every_error_is_a_problem_document(kind: type[InferenceServerError]) -> 
     OAS31Validator(Problem.model_json_schema()).validate(answer.json)
 
 
-@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name)
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+BY_SENTENCE = ("tomaat", "announcements")
+"""Clients of these dialects take no status but 200, and look for a sentence alone."""
+
+
+@pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.code)
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/tomaat/one/predict", [{"type": "PlainText", "content": "Do this.", "label": "Error!"}]),
+        ("/responses", [{"type": "PlainText", "content": "Do this.", "label": "Error!"}]),
+        ("/tomaat/one", {"content_mha": "", "error": "Do this.", "status": 1, "time": 0}),
+        ("/", {"content_mha": "", "error": "Do this.", "status": 1, "time": 0}),
+        ("/announce", {"status": 1, "error": "Do this."}),
+    ],
+)
+def test_dialects_without_codes_say_every_error_with_its_sentence(
+    path: str, told: object, kind: type[InferenceServerError]
+) -> None:
+    with Flask("test").test_request_context(path, method="POST"):
+        answer = error_answerer(path)(Refusal(kind("Do this."), kind.status))
+    assert (answer.status_code, answer.content_type) == (200, "application/json")
+    assert json.loads(answer.get_data()) == told
+
+
+WITH_CODES = [
+    pytest.param(door, method, id=f"{door.name}-{method}")
+    for door in DOORS
+    for method in ("GET", "POST", "DELETE")
+    if not (method == "POST" and door.name in BY_SENTENCE)
+]
+
+
+@pytest.mark.parametrize(("door", "method"), WITH_CODES)
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.code)
 def test_every_door_says_every_error_with_its_code_and_sentence(door, method: str, kind) -> None:  # type: ignore[no-untyped-def]
     with Flask("test").test_request_context("/", method=method):
