@@ -18,7 +18,7 @@ from inference_server.models.device import describe_device
 from inference_server.models.example import read_example
 from inference_server.models.manifest import Backend, Manifest, Precision
 from inference_server.models.runtimes.base import Runtime
-from inference_server.models.trials import Agreement, Outcome, Trials, enter, warm_up
+from inference_server.models.trials import SLOW_S, Agreement, Outcome, Trials, enter, warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def settle(runtime: Runtime, device: torch.device, *, cache_dir: Path | None) ->
         return Outcome(Mode(runtime.backend, runtime.precision))
     outcome = _chosen(runtime, device, cache_dir)
     enter(runtime, device, outcome.mode)
-    if runtime.network and outcome.window and device.type == "cpu":
+    if runtime.network and outcome.window and device.type == "cpu" and outcome.plain_s <= SLOW_S:
         warm_up(runtime.network, outcome.window)
     return outcome
 
