@@ -1,7 +1,7 @@
 """`TomaatClient`: services of the TOMAAT protocol from Python, of both generations.
 
 >>> with TomaatClient() as client:                                                          # doctest: +SKIP
-...     inputs = Inputs(volumes={"images": Path("ct.nii.gz")}, values={"threshold": 0.5})
+...     inputs = Inputs(volumes={"image": Path("ct.nii.gz")})
 ...     client.predict("https://server:8443/tomaat/ct-body", inputs, Path("out"))
 """
 
