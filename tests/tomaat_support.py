@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from inference_server.imaging.volume import Geometry, Volume
 from inference_server.models.case import Result, Segmentation
 from inference_server.models.manifest import LabelName
+from inference_server.tasks.caller import LOCAL
 from inference_server.tasks.report import report_of
 from inference_server.tasks.result_zip import write_result
+from inference_server.tasks.store import TaskFilter
 
 SPACING = (0.7, 0.9, 2.5)
 ORIGIN = (-100.30000000000001, 20.1, 7.7)
@@ -105,9 +107,14 @@ def error(answer: Any) -> str:
     return found["content"]
 
 
+def without_tasks(doors: Doors) -> Doors:
+    """Remove every task with its data."""
+    for task in doors.store.page(TaskFilter(), limit=200).tasks:
+        doors.tasks.delete(task.uid, LOCAL)
+    return doors
+
+
 def only_task(doors: Doors) -> Any:
     """Return the one task there is."""
-    from inference_server.tasks.store import TaskFilter
-
     [found] = doors.store.page(TaskFilter()).tasks
     return found

@@ -118,19 +118,15 @@ class Post:
     """Sends announcements by HTTP."""
 
     def __init__(self, announcers: Announcers) -> None:
-        import httpx
-
-        self._errors = (httpx.HTTPError, ValueError)
-        self._clients = {
-            service.url: httpx.Client(verify=_context(service.certificate), timeout=ANSWER_LIMIT_S)
-            for service in announcers.services
-        }
+        self._contexts = {service.url: _context(service.certificate) for service in announcers.services}
 
     def __call__(self, url: str, message: Mapping[str, str]) -> str:
         """Announce a service; return what was wrong, nothing if all went well."""
+        import httpx
+
         try:
-            answer = self._clients[url].post(url, json=dict(message)).json()
-        except self._errors as exc:
+            answer = httpx.post(url, json=dict(message), verify=self._contexts[url], timeout=ANSWER_LIMIT_S).json()
+        except (httpx.HTTPError, ValueError) as exc:
             return f"no answer that counts: {type(exc).__name__}"
         if not isinstance(answer, dict) or answer.get("status") != 0:
             return str(answer.get("error") if isinstance(answer, dict) else answer)[:_TEXT_LIMIT]
@@ -206,16 +202,21 @@ class Announcing:
             log.info("model announced", extra=facts)
 
 
-def start_announcing(settings: Settings, models: Callable[[], Sequence[Served]], stop: threading.Event) -> None:
-    """Announce the models in a thread of its own, if the settings name anybody to announce them to.
+def start_announcing(
+    settings: Settings, models: Callable[[], Sequence[Served]], stop: threading.Event
+) -> threading.Thread | None:
+    """Announce the models in a thread of its own until told to stop; in none where there is nobody to announce to.
 
     Raises:
         SettingsError: what they name cannot be used.
     """
     announcers = load_announcers(settings)
-    if announcers.services:
-        announcing = Announcing(announcers, models, Post(announcers))
-        threading.Thread(target=announcing.run, args=(stop,), name="announcing", daemon=True).start()
+    if not announcers.services:
+        return None
+    announcing = Announcing(announcers, models, Post(announcers))
+    thread = threading.Thread(target=announcing.run, args=(stop,), name="announcing", daemon=True)
+    thread.start()
+    return thread
 
 
 def _read(path: Path) -> str:

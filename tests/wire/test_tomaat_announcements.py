@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from door_support import Doors
-from records import Clock
+from records import Clock, emptied
 
 from inference_server.api.announcements import EXTENSION
 from inference_server.tasks.announcements import LIFETIME_S, Announcements
@@ -20,9 +19,10 @@ NAMES = ("api_key", "prediction_url", "interface_url", "name", "modality", "anat
 class World:
     """An announcement service with a clock that a test moves."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, doors: Doors) -> None:
         self.clock = Clock()
-        self.doors = Doors(folder)
+        self.doors = doors
+        emptied(doors.database)
         self.announcements = Announcements(self.doors.database, clock=self.clock)
         self.doors.app.extensions[EXTENSION] = self.announcements
         self.key, self.secret = self.announcements.create_key("lab")
@@ -44,11 +44,16 @@ class World:
         return answer
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    doors = Doors(tmp_path_factory.mktemp("doors"))
+    yield doors
+    doors.close()
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
-    yield world
-    world.doors.close()
+def world(shared: Doors) -> World:
+    return World(shared)
 
 
 def test_an_announced_service_is_discovered_by_both_generations(world: World) -> None:

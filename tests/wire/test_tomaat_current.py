@@ -32,6 +32,7 @@ from tomaat_support import (
     result,
     volume_part,
     voxels,
+    without_tasks,
 )
 
 from inference_server.api.tomaat.form import PART_LIMIT
@@ -61,13 +62,18 @@ SEVERAL = Manifest(
 NEEDED = (part("seeds", "1,2,3"), part("count", "3"))
 
 
-@pytest.fixture
-def eager(tmp_path: Path) -> Iterator[Doors]:
-    """Doors whose clients are told at once to ask again."""
-    doors = Doors(tmp_path, tomaat_patience_s=0.0, tomaat_root="one")
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    doors = Doors(tmp_path_factory.mktemp("doors"), tomaat_patience_s=0.0, tomaat_root="one")
     doors.models.known["several"] = FakeModel(SEVERAL)
     yield doors
     doors.close()
+
+
+@pytest.fixture
+def eager(shared: Doors) -> Doors:
+    """Doors whose clients are told at once to ask again; no task is there."""
+    return without_tasks(shared)
 
 
 def predicted(doors: Doors, *parts: bytes, service: str = SERVICE) -> Any:

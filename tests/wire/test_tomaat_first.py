@@ -14,7 +14,7 @@ import pytest
 from door_support import Doors, FakeModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tomaat_support import GRID, finish, in_lines, labels, mha, only_task, result, voxels
+from tomaat_support import GRID, finish, in_lines, labels, mha, only_task, result, voxels, without_tasks
 
 from inference_server.imaging.mha import mha_to_nifti
 from inference_server.imaging.nifti import read_volume
@@ -42,11 +42,19 @@ class World(Doors):
         return self.client.post(address, data=body, buffered=True, **more)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    world = World(tmp_path_factory.mktemp("doors"))
     yield world
     world.close()
+
+
+@pytest.fixture
+def world(shared: World) -> World:
+    """A world without tasks whose worker gives labels."""
+    without_tasks(shared)
+    shared.ends = lambda: finish(shared)
+    return shared
 
 
 def message(**changes: Any) -> bytes:

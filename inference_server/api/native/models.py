@@ -72,7 +72,7 @@ class WaitQuery(Strict):
 class ListQuery(Strict):
     status: Status | None = Field(None, description="only tasks with this status")
     model: str | None = Field(None, description="only tasks of this model")
-    dialect: str | None = Field(None, description="only tasks that came through this door (`native`, `mim`)")
+    dialect: str | None = Field(None, description="only tasks that came through this door (`native`, `mim`, `tomaat`)")
     limit: int = Field(50, ge=1, le=PAGE_LIMIT, description="most tasks of one answer")
     cursor: str | None = Field(None, description="`next_cursor` of the answer before")
 

@@ -237,3 +237,37 @@ def test_a_client_that_falls_silent_is_let_go(doors: Doors, monkeypatch: pytest.
         asked = request(b"", **{"wsgi.input": stream, "gunicorn.socket": ours, "CONTENT_LENGTH": "1000"})
         assert isinstance(refused(doors, asked), MalformedMessage)
         assert ours.gettimeout() is None
+
+
+def test_parts_of_other_names_are_passed_over_where_a_route_says_so(doors: Doors) -> None:
+    parts = Parts(files=frozenset({"zip_file"}), texts=frozenset({"note"}), others_pass=True)
+    asked = sent(
+        part("x", os.urandom(PIECE_BYTES * 3)), part("zip_file", b"content"), part("y", "z"), part("note", "n")
+    )
+    with received(asked, doors.tasks, parts, limit_bytes=MIB) as upload:
+        assert (list(upload.files), upload.texts) == (["zip_file"], {"note": "n"})
+        assert len(doors.blob_files()) == 1
+    twice = sent(part("note", "a"), part("note", "b"))
+    with pytest.raises(BadRequest, match="more than one 'note'"), received(twice, doors.tasks, parts, limit_bytes=MIB):
+        pytest.fail("was accepted")
+
+
+def test_a_file_is_decoded_on_its_way_to_the_disk(doors: Doors) -> None:
+    def upper(name: str, data: Iterator[bytes]) -> Iterator[bytes]:
+        yield name.encode()
+        yield from (piece.upper() for piece in data)
+
+    parts = Parts(files=frozenset({"zip_file"}), decode=upper)
+    with received(sent(part("zip_file", b"abc")), doors.tasks, parts, limit_bytes=MIB) as upload:
+        assert upload.files["zip_file"][0].read_bytes() == b"zip_fileABC"
+
+
+def test_the_number_of_parts_is_the_routes(doors: Doors) -> None:
+    parts = Parts(files=frozenset(), others_pass=True, limit=2)
+    for count in (2, 3):
+        asked = sent(*[part("x", "y")] * count)
+        try:
+            with received(asked, doors.tasks, parts, limit_bytes=MIB):
+                assert count == 2
+        except TooLarge:
+            assert count == 3

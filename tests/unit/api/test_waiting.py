@@ -108,3 +108,33 @@ def test_a_stopping_server_lets_nobody_wait(task: Task) -> None:
     waits.release()
     assert waits.changed(task, revision=1, wait_s=30) is task
     assert watcher.asked == []
+
+
+def test_the_end_is_waited_for_through_every_change_and_beyond_the_limit_of_one_request(task: Task) -> None:
+    running = replace(task, status=Status.RUNNING, revision=2)
+    finished = replace(running, revision=3, status=Status.FINISHED)
+    watcher = Script(running, running, finished)
+    assert Waits(watcher, slots=1, limit_s=0.0).ended(task, wait_s=30) is finished
+    assert [revision for revision, _ in watcher.asked] == [1, 2, 2]
+
+
+def test_who_waits_for_the_end_is_answered_in_time_without_it(task: Task) -> None:
+    started = time.monotonic()
+    waits = Waits(Never(task), slots=1, limit_s=60)
+    assert waits.ended(task, wait_s=0.05) is task
+    assert waits.ended(task, wait_s=0) is task
+    assert 0.05 <= time.monotonic() - started < 1
+
+
+def test_who_waits_for_the_end_takes_a_slot_and_gives_it_back(task: Task) -> None:
+    watcher = Never(task)
+    waits = Waits(watcher, slots=1, limit_s=60)
+    first = threading.Thread(target=waits.ended, args=(task,), kwargs={"wait_s": 30})
+    first.start()
+    assert watcher.waiting.acquire(timeout=5)
+    assert waits.ended(task, wait_s=30) is task
+    waits.release()
+    first.join(timeout=5)
+    assert not first.is_alive()
+    finished = replace(task, revision=2, status=Status.FINISHED)
+    assert Waits(Script(finished), slots=1, limit_s=60).ended(task, wait_s=30) is finished

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import pytest
 
 from inference_server.models.manifest import Manifest
 from inference_server.settings import Settings
+from inference_server.tasks import housekeeping
 from inference_server.tasks.audit import Audit
 from inference_server.tasks.blobs import LocalBlobs
 from inference_server.tasks.claims import Claims
@@ -227,3 +229,14 @@ def test_lines_of_the_audit_log_are_forgotten_after_their_time(world: World) -> 
     kept = world.submit().uid
     world.keeper.sweep()
     assert [entry.uid for entry in Audit(world.claims.database).entries()] == [kept]
+
+
+def test_the_models_are_announced_while_housekeeping_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped, world, told = threading.Event(), World(tmp_path), []
+    stopped.set()
+    monkeypatch.setattr(housekeeping, "_stop_event", lambda: stopped)
+    monkeypatch.setattr(housekeeping, "open_housekeeper", lambda settings: world.keeper)
+    monkeypatch.setattr(housekeeping, "start_announcing", lambda *given: told.append(given))
+    housekeeping.run_housekeeping(world.settings)
+    [(settings, models, stop)] = told
+    assert (settings, models(), stop) == (world.settings, world.served, stopped)
