@@ -46,9 +46,19 @@ class Scan:
         return smoothed
 
     def dilate(self, mask: np.ndarray, radius_mm: float) -> np.ndarray:
-        if not mask.any():
-            return mask
-        grown: np.ndarray = ndimage.distance_transform_edt(~mask, self.sampling) <= radius_mm
+        """Everything no farther from a mask than a radius.
+
+        As a distance transform would tell, in a fraction of its time where the radius is a few voxels: the ball is
+        taken as rods along x, those of one length at a time.
+        """
+        grown, rod = mask.copy(), mask.copy()
+        rods = _rods(self.sampling, radius_mm)
+        for length in range(max(rods) + 1):
+            if 0 < length < mask.shape[2]:
+                rod[..., length:] |= mask[..., :-length]
+                rod[..., :-length] |= mask[..., length:]
+            for dz, dy in rods.get(length, ()):
+                _add_shifted(grown, rod, dz, dy)
         return grown
 
     def erode(self, mask: np.ndarray, radius_mm: float) -> np.ndarray:
@@ -123,6 +133,26 @@ def find_bone(scan: Scan, body: np.ndarray) -> np.ndarray:
     bone = scan.close((cortex_cc > 0.05)[pieces], 2.0)
     bone |= scan.close(bone, 7.0) & (scan.smooth(2.0) > MARROW_HU) & body & ~blood
     return _fill_marrow(bone, smooth, scan.sampling[1:])
+
+
+def _rods(sampling: Spacing, radius_mm: float) -> dict[int, list[tuple[int, int]]]:
+    """Return where the rods along x of a ball lie (z and y, in voxels), by half their length."""
+    reach = [int(radius_mm / step) + 1 for step in sampling]
+    z, y, x = np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij", sparse=True)
+    inside = np.sqrt((z * sampling[0]) ** 2 + (y * sampling[1]) ** 2 + (x * sampling[2]) ** 2) <= radius_mm
+    found: dict[int, list[tuple[int, int]]] = {}
+    for row, column in np.argwhere(inside.any(axis=2)):
+        place = int(row) - reach[0], int(column) - reach[1]
+        found.setdefault(int(inside[row, column].sum()) // 2, []).append(place)
+    return found
+
+
+def _add_shifted(grown: np.ndarray, mask: np.ndarray, dz: int, dy: int) -> None:
+    """Add to a mask another one that is moved by some slices and rows."""
+    if abs(dz) < mask.shape[0] and abs(dy) < mask.shape[1]:
+        to = slice(max(0, dz), mask.shape[0] + min(0, dz)), slice(max(0, dy), mask.shape[1] + min(0, dy))
+        of = slice(max(0, -dz), mask.shape[0] - max(0, dz)), slice(max(0, -dy), mask.shape[1] - max(0, dy))
+        grown[to] |= mask[of]
 
 
 def _bounding_box(mask: np.ndarray, sampling: Spacing) -> tuple[slice, ...]:
