@@ -45,6 +45,14 @@ class TomaatService:
         self.outputs = check_outputs(output_interface, self.inputs)
         self.manifest = manifest_of(self.checked, self.inputs, self.outputs)
 
+    def start_service_announcement(self) -> None:
+        """Have `run()` announce the service, as `announce: true` in the config does.
+
+        Raises:
+            SettingsError: the config does not say to whom, or with which key.
+        """
+        self.checked = check_config({**self.config, "announce": True})
+
     def run(self) -> None:
         """Serve the app over HTTPS, with a queue and workers behind it, until Ctrl-C.
 

@@ -84,6 +84,15 @@ def test_a_config_that_is_none_is_refused_in_words(config: Any, sentence: str) -
         service(config)
 
 
+def test_a_script_may_ask_for_its_announcement() -> None:
+    quiet = service({**CONFIG, "api_key": "k", "announcement": "http://a.example.org/announce"})
+    assert not quiet.checked.announce
+    quiet.start_service_announcement()
+    assert quiet.checked.announce
+    with pytest.raises(SettingsError, match="`api_key` is needed too"):
+        service().start_service_announcement()
+
+
 def test_a_config_that_is_no_json_is_refused_in_words(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     for text, sentence in (("{", "is no JSON"), ("[]", "is other JSON than an object")):
