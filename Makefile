@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 IMAGE ?=
 MODEL ?= ct-body
+FUZZ ?= --seconds 120 --seed 1
 CHAOS ?= --seed 1 --tasks 300 --faults 40
 
-.PHONY: demo test lint bench chaos clean
+.PHONY: demo test lint bench chaos fuzz clean
 
 demo: .venv/installed
 	$(BIN)/python examples/mim_demo.py --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)")
@@ -23,6 +24,10 @@ bench: .venv/installed
 
 chaos: .venv/installed
 	PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS)
+
+fuzz: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ)
 
 clean:
 	rm -rf .venv demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
