@@ -94,7 +94,7 @@ def completed(app: App) -> App:
     _refuse_undecided(app)
     app.before_request(_check_access)
     app.after_request(_harden)
-    app.wsgi_app = _single_slashes(app.wsgi_app)  # type: ignore[assignment, method-assign]
+    app.wsgi_app = _readable_address(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app
 
 
@@ -175,10 +175,15 @@ def _harden(answer: Response) -> Response:
     return answer
 
 
-def _single_slashes(inner: WsgiApp) -> WsgiApp:
-    """Take `//api//tasks/` for `/api/tasks/`: clients join an address that ends in a slash with a path."""
+def _readable_address(inner: WsgiApp) -> WsgiApp:
+    """Take `//api//tasks/` for `/api/tasks/`: clients join an address that ends in a slash with a path.
+
+    Bytes beyond ASCII in a query are quoted, as clients should have done: Werkzeug reads no others.
+    """
 
     def outer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        query = environ.get("QUERY_STRING", "")
+        environ["QUERY_STRING"] = re.sub("[^\0-\x7f]", lambda sign: f"%{ord(sign[0]):02X}", query)
         environ["PATH_INFO"] = re.sub("/{2,}", "/", "/" + environ.get("PATH_INFO", ""))
         return inner(environ, start_response)
 

@@ -118,7 +118,7 @@ def refined_header(raw: bytes, factor: ScalingFactor) -> bytes:
     """
     if factor == (1, 1, 1):
         return bytes(raw)
-    fields = _fields(raw).copy()
+    fields = _as_slice(_fields(raw)).copy()
     split = np.asarray(factor[::-1], dtype=np.float64)
     first_centre = np.append(0.5 / split - 0.5, 1.0)
     fields["dim"][1:4] = _axes(np.maximum(fields["dim"][1:4], 1) * np.asarray(factor[::-1]))
@@ -144,7 +144,8 @@ def label_header(shape: Shape, dtype: np.dtype[Any], *, like: bytes | Geometry) 
     Raises:
         InvalidVolume: an axis is longer than a NIfTI-1 header can say.
     """
-    return _filled(_fields(like) if isinstance(like, bytes) else _geometry_fields(like), shape, dtype).tobytes()
+    source = _as_slice(_fields(like)) if isinstance(like, bytes) else _geometry_fields(like)
+    return _filled(source, shape, dtype).tobytes()
 
 
 def image_header(geometry: Geometry, dtype: np.dtype[Any]) -> bytes:
@@ -249,6 +250,19 @@ def _geometry_fields(geometry: Geometry) -> NDArray[Any]:
     if np.allclose(rotation.T @ rotation, np.eye(3), atol=1e-4):
         fields["qform_code"], fields["qoffset"] = 1, affine[:3, 3]
         fields["quatern"] = quaternion(rotation * [1, 1, handedness])
+    return fields
+
+
+def _as_slice(fields: NDArray[Any]) -> NDArray[Any]:
+    """Return a header's fields; those of a 2-D image without what cannot be read of it as a slice of a 3-D one."""
+    if fields["dim"][0] != 2:
+        return fields
+    try:
+        _geometry(fields, (1, 1, 1), 3)
+    except InvalidVolume:
+        fields = fields.copy()
+        fields["qform_code"] = fields["sform_code"] = 0
+        fields["pixdim"][3] = 1
     return fields
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,12 @@ from inference_server.errors import InvalidVolume, MalformedMessage, TooLarge
 from inference_server.imaging.sizes import size_text
 from inference_server.imaging.volume import Geometry, Volume
 
-_JPEG = b"\xff\xd8\xff"
+UNREADABLE = "The picture cannot be read: it is damaged, cut off or of another format."
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_FORMATS = ((_PNG, "PNGImageIO"), (b"\xff\xd8\xff", "JPEGImageIO"))
+_CHUNK = struct.Struct(">I4x")
+_CHECKSUM_BYTES = 4
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -74,12 +81,27 @@ def _grey(pixels: NDArray[Any]) -> NDArray[Any]:
 def _reader(path: Path) -> Any:
     import SimpleITK as sitk  # noqa: N813
 
+    with path.open("rb") as file:
+        head = file.read(len(_PNG))
+        if head == _PNG:
+            _check_chunks(file)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    with path.open("rb") as file:
-        if file.read(len(_JPEG)) == _JPEG:
-            reader.SetImageIO("JPEGImageIO")  # the one format that ITK knows by the file's name alone
+    # Left to itself, ITK also takes formats that may name other files of the machine for their voxels.
+    reader.SetImageIO(next((name for magic, name in _FORMATS if head.startswith(magic)), "GDCMImageIO"))
     return reader
+
+
+def _check_chunks(file: BinaryIO) -> None:
+    """Refuse a PNG with a chunk that goes beyond its end: libpng makes room for what a chunk declares.
+
+    Raises:
+        MalformedMessage: there is such a chunk.
+    """
+    size_bytes = os.fstat(file.fileno()).st_size
+    while len(head := file.read(_CHUNK.size)) == _CHUNK.size:
+        if file.seek(_CHUNK.unpack(head)[0] + _CHECKSUM_BYTES, os.SEEK_CUR) > size_bytes:
+            raise MalformedMessage(UNREADABLE)
 
 
 @contextmanager
@@ -88,4 +110,4 @@ def _itk_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError:
-        raise MalformedMessage("The picture cannot be read: it is damaged, cut off or of another format.") from None
+        raise MalformedMessage(UNREADABLE) from None

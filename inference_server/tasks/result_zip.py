@@ -37,6 +37,7 @@ _MEMBER_LIMIT = 4096
 _UNPACKED_LIMIT_BYTES = 64 * 1024**3
 _JSON_LIMIT_BYTES = 16 * 1024**2
 _LABELS = ".nii.gz"
+_LABEL = re.compile("[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,16 @@ def _read_segmentation(archive: Archive, stem: str) -> Segmentation:
     with archive.open(stem + _LABELS) as stream:
         labels = read_volume(stream, max_bytes=_UNPACKED_LIMIT_BYTES)
     said = decode_object(archive.read(stem + ".json", _JSON_LIMIT_BYTES), field=stem + ".json")
-    if not all(value.isascii() and value.isdigit() and isinstance(name, str) and name for value, name in said.items()):
+    if not all(_LABEL.fullmatch(value) and _is_text(name) for value, name in said.items()):
         raise MalformedMessage("Names by label value were expected beside a label volume.")
     return Segmentation(
         stem, labels, {int(value): LabelName.model_validate({"name": name}) for value, name in said.items()}
     )
+
+
+def _is_text(name: object) -> bool:
+    """Whether JSON holds a text that can be written: it may also say halves of a character."""
+    return isinstance(name, str) and bool(name) and not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def _table(classifications: Mapping[str, float]) -> str:

@@ -166,11 +166,12 @@ def judged(application: Application, asked: Asked, what: str) -> tuple[Verdict, 
 
 
 def _fault(answer: TestResponse, said: dict[str, Any]) -> str:
-    if answer.status_code >= 500 and said.get("code", "") in OF_THE_SERVER:
+    told = answer.request.method != "HEAD"  # which has no body to tell more in, and comes the way of GET
+    if answer.status_code >= 500 and told and said.get("code", "") in OF_THE_SERVER:
         return "an error of the server"
     sentence = str(said.get("detail") or said.get("message") or "")
     if sentence and (not SENTENCE.fullmatch(sentence) or UNFIT.search(sentence)):
         return f"says what no clinician reads: {sentence[:200]}"
-    if answer.status_code >= 400 and not sentence and answer.request.method != "HEAD":
+    if answer.status_code >= 400 and told and not sentence:
         return "says nothing"
     return ""

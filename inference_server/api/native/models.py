@@ -78,7 +78,7 @@ class ListQuery(Strict):
 
 
 class EventsQuery(Strict):
-    since: int = Field(0, ge=0, description="only events whose `seq` is greater")
+    since: int = Field(0, ge=0, le=2**63 - 1, description="only events whose `seq` is greater")
 
 
 class SubmitHeader(BaseModel):

@@ -25,7 +25,8 @@ from inference_server.tasks.case_files.names import META, NEWER_META, Members, i
 from inference_server.tasks.case_files.sizes import check_image, check_labels, check_sum
 
 JSON_LIMIT_BYTES = 1024**2
-DICOM_TAGS_LIMIT_BYTES = 16 * 1024**2
+DICOM_TAGS_LIMIT_BYTES = 2 * 1024**2
+"""JSON can take thirty times its size in memory."""
 
 ORIENTATION_ASSUMED = (
     "The orientation of the image was not sent; its axes were taken to run to the patient's left, back and head."

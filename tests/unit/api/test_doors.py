@@ -68,6 +68,13 @@ def test_an_address_that_ends_in_a_slash_does_no_harm(doors: Doors, path: str) -
     assert doors.client.get("/", environ_overrides={"PATH_INFO": path}).status_code in (200, 554)
 
 
+def test_a_query_of_bytes_that_are_no_text_is_read_as_far_as_it_can_be(doors: Doors) -> None:
+    raw = {"QUERY_STRING": "model=\xe9&limit=1"}
+    assert doors.client.get("/api/v1/tasks", environ_overrides=raw).json == {"tasks": [], "next_cursor": None}
+    raw = {"QUERY_STRING": "model_human_readable_id=\xe9"}
+    assert doors.client.post("/api/tasks/", environ_overrides=raw).json["code"] == "unknown_model"
+
+
 def test_the_application_is_imported_in_two_seconds_and_without_model_libraries() -> None:
     code = (
         "import sys, time; began = time.process_time(); import inference_server.api.app;"

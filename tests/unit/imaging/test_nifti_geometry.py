@@ -83,6 +83,21 @@ def test_on_the_contour_grid_the_outer_edges_stay_where_they_are(
     assert np.allclose(nibabel.load(path).affine, LPS @ after, atol=1e-5)
 
 
+@pytest.mark.parametrize("broken", [{"pixdim": [1, 2, 3, np.nan, 1, 1, 1, 1]}, {"qform_code": 1, "quatern_b": np.nan}])
+@pytest.mark.parametrize("factor", [(1, 1, 1), (1, 2, 2)])
+def test_labels_of_a_2d_image_can_be_read_whatever_its_header_says_of_a_third_axis(
+    broken: dict[str, object], factor: tuple[int, int, int]
+) -> None:
+    image = read_volume(
+        io.BytesIO(nifti(IMAGE[..., 0], **{"pixdim": [1, 2, 3, 1, 1, 1, 1, 1], **broken})), max_bytes=999
+    )
+    grid = image.geometry.refined(factor)
+    assert image.nifti_header is not None
+    labels = Volume(np.ones(grid.shape, np.uint8), grid, refined_header(image.nifti_header, factor))
+    found = read_header(io.BytesIO(written(labels)))
+    assert (found.geometry.shape, found.geometry.spacing_mm) == (grid.shape, grid.spacing_mm)
+
+
 def test_both_transforms_of_a_refined_header_agree() -> None:
     raw = nifti(IMAGE, oblique(1))[:348]
     header = nibabel.Nifti1Header(refined_header(raw, (2, 3, 4)))

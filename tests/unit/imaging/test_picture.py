@@ -40,7 +40,7 @@ def test_colours_become_their_luminance(tmp_path: Path) -> None:
 
 
 def test_a_damaged_picture_is_refused_without_its_path(tmp_path: Path) -> None:
-    path = saved(tmp_path / "Jane.png", np.zeros((30, 40), np.uint8))
+    path = saved(tmp_path / "Jane.jpg", np.zeros((30, 40), np.uint8))
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(MalformedMessage, match="cannot be read") as caught:
         read_picture(path, max_bytes=10_000)
@@ -54,9 +54,36 @@ def test_a_picture_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
 
 
 def test_several_slices_are_refused(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.nii", np.zeros((2, 3, 4), np.uint8))
+    path = saved(tmp_path / "a.dcm", np.zeros((2, 3, 4), np.uint8))
     with pytest.raises(InvalidVolume, match="One 2-D picture"):
         read_picture_header(path)
+
+
+@pytest.mark.parametrize("ending", ["nii", "tif", "bmp", "mha", "nrrd", "hdf5"])
+def test_other_formats_are_refused_whatever_the_name(ending: str, tmp_path: Path) -> None:
+    other = saved(tmp_path / f"a.{ending}", np.zeros((3, 4), np.uint8))
+    with pytest.raises(MalformedMessage, match="of another format"):
+        read_picture_header(other)
+    with pytest.raises(MalformedMessage, match="of another format"):
+        read_picture_header(other.rename(tmp_path / "a.png"))
+
+
+def test_a_chunk_larger_than_its_file_is_refused_before_there_is_room_made_for_it(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", np.zeros((30, 40), np.uint8))
+    whole = path.read_bytes()
+    header_end = 33  # signature and the first chunk
+    path.write_bytes(whole[:header_end] + (2**30).to_bytes(4, "big") + b"sCAL" + whole[header_end:])
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak_kb()
+    with pytest.raises(MalformedMessage, match="cut off"):
+        read_picture_header(path)
+    assert peak_kb() - before < 50_000
+
+
+def peak_kb() -> int:
+    """Return the most memory that this process has had since it last forgot."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
 
 
 def test_a_real_x_ray_reads(real_data: Path) -> None:

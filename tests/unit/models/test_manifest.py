@@ -87,6 +87,7 @@ def test_a_fault_is_told_with_its_line(right: str, wrong: str, sentence: str) ->
     [
         ({"threshold": 1.5}, "The parameter 'threshold' must be a number from 0 to 1; '1.5' came."),
         ({"threshold": "high"}, "must be a number from 0 to 1; 'high' came."),
+        ({"threshold": 10**400}, "must be a number from 0 to 1; '1000"),
         ({"rounds": 2.5}, "The parameter 'rounds' must be a whole number; '2.5' came."),
         ({"mode": "slow"}, "The parameter 'mode' must be one of fast, exact; 'slow' came."),
         ({"smooth": "maybe"}, "The parameter 'smooth' must be true or false; 'maybe' came."),

@@ -122,6 +122,8 @@ def test_labels_that_are_no_labels_are_refused(path: Path) -> None:
         ({"a.json": {"1": "x"}}, MalformedMessage),
         ({"a.nii.gz": image(), "a.json": {"x": "y"}}, MalformedMessage),
         ({"a.nii.gz": image(), "a.json": {"1": 5}}, MalformedMessage),
+        ({"a.nii.gz": image(), "a.json": {"1": "\ud800"}}, MalformedMessage),
+        ({"a.nii.gz": image(), "a.json": {"1" * 5000: "x"}}, MalformedMessage),
         ({"a.nii.gz": b"nothing", "a.json": {"1": "x"}}, MalformedMessage),
     ],
 )
