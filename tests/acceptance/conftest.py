@@ -19,9 +19,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServer]:
+def modes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that remembers in which modes models compute here, so that they are tried once."""
+    return tmp_path_factory.mktemp("modes")
+
+
+@pytest.fixture(scope="session")
+def server(models: Path, modes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServer]:
     """A server that is up, serving `bright`, `slow` and the shipped zoo."""
     folder = tmp_path_factory.mktemp("server")
+    (folder / "data").mkdir(mode=0o700)
+    (folder / "data" / "precision").symlink_to(modes)
     with (folder / "log").open("w") as log:
         arguments = ["--models", str(models)]
         environment = {"INFERENCE_SERVER_DISK_LOW_BYTES": "0"}

@@ -66,7 +66,7 @@ def meshnet(real_data: Path, name: str, folder: Path) -> Path:
     ],
 )
 def test_the_default_mode_gives_the_labels_of_float32(
-    real_data: Path, tmp_path: Path, name: str, image: str, box: Box
+    real_data: Path, tmp_path: Path, modes: Path, name: str, image: str, box: Box
 ) -> None:
     folder = ZOO / name if name not in WEIGHTS else meshnet(real_data, name, tmp_path / "models")
     registry = Registry([folder])
@@ -74,7 +74,7 @@ def test_the_default_mode_gives_the_labels_of_float32(
     path = real_data / image
     path = sorted(path.rglob("imagesTr/*.nii.gz"))[-1] if path.is_dir() else path
     case = Case({model.manifest.channels[0].name: part(path, box)})
-    engine = Engine(registry)
+    engine = Engine(registry, cache_dir=modes)
     runtime = engine.load(model)
     by_itself = engine.run(model, case)
     enter(runtime, engine.device, PLAIN)

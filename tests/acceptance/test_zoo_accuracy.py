@@ -21,8 +21,8 @@ HELD_OUT_CT = "ct/chest_4dlung_p113_512x512x99.nii.gz"
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return Engine(Registry([ZOO]), cache_dir=tmp_path_factory.mktemp("precision"))
+def engine(modes: Path) -> Engine:
+    return Engine(Registry([ZOO]), cache_dir=modes)
 
 
 def masks(engine: Engine, model: str, image: Path) -> dict[str, np.ndarray]:
