@@ -8,7 +8,7 @@ from typing import Any
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import Database
 from inference_server.tasks.record import Claim, Holder, NewTask, Problem, Status, Task, new_uid
-from inference_server.tasks.schema import loads, metadata
+from inference_server.tasks.schema import audit, audit_forgetting, loads, metadata
 from inference_server.tasks.store import Store
 
 HOLDER = Holder("worker-1", 4711)
@@ -29,6 +29,8 @@ class Clock:
 def emptied(database: Database) -> Database:
     """Remove every row; the counts of tasks follow by themselves, and what is left of them goes too."""
     with database.writing() as connection:
+        connection.execute(audit_forgetting.insert(), {"before": float("inf")})
+        connection.execute(audit.delete())
         for table in (*reversed(metadata.sorted_tables), loads):
             connection.execute(table.delete())
     return database

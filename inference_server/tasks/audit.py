@@ -1,6 +1,7 @@
 """The audit log: who did what to which task, when, and through which door. Nothing of a patient.
 
-Lines are written in the transaction of what they tell, and never changed. They outlive the task.
+Lines are written in the transaction of what they tell, and never changed: the database refuses it (`append_only.py`).
+They outlive the task.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from sqlalchemy import Connection, Select, bindparam, delete, insert, select
 
 from inference_server.tasks.caller import Caller
 from inference_server.tasks.database import Database
-from inference_server.tasks.schema import audit
+from inference_server.tasks.schema import audit, audit_forgetting
 
 PAGE = 1000
 """How many lines are read at a time."""
 
 _NOTE = insert(audit)
+_PERMIT = insert(audit_forgetting)
+_FORBID = delete(audit_forgetting)
 _FORGET = delete(audit).where(audit.c.time < bindparam("before"))
 
 
@@ -87,8 +90,12 @@ class Audit:
 
     def forget(self, older_than_s: float) -> int:
         """Remove the lines that are older than this; return how many those were."""
+        moment = {"before": self._clock() - older_than_s}
         with self._database.writing() as connection:
-            return connection.execute(_FORGET, {"before": self._clock() - older_than_s}).rowcount
+            connection.execute(_PERMIT, moment)
+            forgotten = connection.execute(_FORGET, moment).rowcount
+            connection.execute(_FORBID)
+        return forgotten
 
     def _page(self, query: Select[Any]) -> list[Entry]:
         with self._database.reading() as connection:

@@ -19,9 +19,9 @@ from sqlalchemy import (
     text,
 )
 
-from inference_server.tasks import counting
+from inference_server.tasks import append_only, counting
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest migration. Versions are numbers of four digits, so that text order is age order."""
 
 metadata = MetaData()
@@ -125,7 +125,10 @@ audit = Table(
     Column("uid", String, nullable=False),
     sqlite_autoincrement=True,
 )
-"""Lines are never changed. `uid` refers to no row, since a line outlives its task."""
+"""Lines are never changed (`append_only.py`). `uid` refers to no row, since a line outlives its task."""
+
+audit_forgetting = Table("audit_forgetting", metadata, Column("before", Double, nullable=False))
+"""Lines of the audit log older than this may go; it has a row only inside the transaction that removes them."""
 
 announcement_keys = Table(
     "announcement_keys",
@@ -175,6 +178,6 @@ _partial_index("tasks_by_case", tasks.c.case_blob, where="case_blob IS NOT NULL"
 _partial_index("tasks_by_result", tasks.c.result_blob, where="result_blob IS NOT NULL")
 _partial_index("tasks_by_key", tasks.c.token, tasks.c.idempotency_key, where="idempotency_key IS NOT NULL", unique=True)
 
-for _dialect, _statements in counting.STATEMENTS.items():
-    for _statement in _statements:
+for _dialect in ("sqlite", "postgresql"):
+    for _statement in (*counting.STATEMENTS[_dialect], *append_only.STATEMENTS[_dialect]):
         event.listen(metadata, "after_create", DDL(_statement).execute_if(dialect=_dialect))  # type: ignore[no-untyped-call]
