@@ -18,6 +18,8 @@ class Scope(StrEnum):
     """Follow one's own tasks and fetch their results."""
     READ_ALL = "read-all"
     """The same with the tasks of everybody."""
+    URGENT = "urgent"
+    """Submit tasks that go before those of everybody else; beside `submit`."""
     OPERATE = "operate"
     """Follow, cancel, retry and delete the tasks of everybody; their results are not part of it."""
 

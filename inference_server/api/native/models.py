@@ -98,7 +98,9 @@ class SubmitForm(Strict):
     parameters: Json[dict[str, Any]] = Field(
         "{}", validate_default=True, description="JSON object: values for what the model declares"
     )
-    priority: PriorityName = Field("normal", description="who goes first in a queue")
+    priority: PriorityName = Field(
+        "normal", description="who goes first in a queue; `urgent` needs a token with that scope"
+    )
     scaling_factor: Annotated[Json[tuple[Factor, Factor, Factor]], _in_words(THREE_FACTORS)] | None = Field(
         None,
         description="JSON list `[z, y, x]` of positive integers, for `image` parts: the contours come on a grid "

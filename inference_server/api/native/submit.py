@@ -13,8 +13,8 @@ from inference_server.api.context import Context
 from inference_server.api.native.models import SubmitForm
 from inference_server.api.problems import Refused, invalid_request
 from inference_server.api.upload import Parts, Upload, at_part, received
-from inference_server.errors import BadRequest, InferenceServerError
-from inference_server.tasks.caller import Caller
+from inference_server.errors import BadRequest, Forbidden, InferenceServerError
+from inference_server.tasks.caller import Caller, Scope
 from inference_server.tasks.case_files.names import NEWER_META, POINTS
 from inference_server.tasks.case_zip import write_case
 from inference_server.tasks.record import Priority, Task
@@ -38,7 +38,7 @@ def submit(context: Context, request: Request, caller: Caller, *, idempotency_ke
             staged=staged_case(upload, form),
             dialect=DIALECT,
             token=caller.name,
-            priority=Priority[form.priority.upper()],
+            priority=_priority(form, caller),
             parameters=form.parameters,
             outputs=form.outputs,
             idempotency_key=idempotency_key,
@@ -76,6 +76,15 @@ def staged_case(upload: Upload, form: SubmitForm) -> Path:
     if form.points is not None:
         raise BadRequest("The points of a zip stand in its own points.json.", field="points")
     return cases[0]
+
+
+def _priority(form: SubmitForm, caller: Caller) -> Priority:
+    priority = Priority[form.priority.upper()]
+    if priority is Priority.URGENT and Scope.URGENT not in caller.scopes:
+        raise Forbidden(
+            "This access token does not allow urgent tasks; one with the scope 'urgent' does.", field="priority"
+        )
+    return priority
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from inference_server.api.access import needs
 from inference_server.errors import SettingsError
 from inference_server.tasks.audit import Audit
 from inference_server.tasks.caller import Scope
+from inference_server.tasks.record import Priority
 from inference_server.tasks.tokens import Tokens
 
 READ = {"read-own", "read-all", "operate"}
@@ -232,6 +233,31 @@ def test_a_task_of_somebody_else_is_answered_like_one_that_there_never_was(guard
     assert {name: value for name, value in theirs.headers if name != "Date"} == dict(unknown.headers)
     assert code(theirs) == "unknown_task"
     assert guarded.tasks.store.get(uid).status == "queued"
+
+
+def test_urgent_tasks_need_a_scope_of_their_own(guarded: Guarded) -> None:
+    guarded.bear("ward", "submit,urgent,read-own")
+
+    def sent(bearer: str, priority: str) -> TestResponse:
+        parts = (part("model", "one"), part("case", case(), "c.zip"), part("priority", priority))
+        return guarded.ask(bearer, "POST /api/v1/tasks", **form(*parts))
+
+    assert [sent("alice", priority).status_code for priority in ("normal", "batch")] == [202, 202]
+    refused = sent("alice", "urgent")
+    assert (refused.status_code, code(refused), refused.json["field"]) == (403, "forbidden", "priority")
+    assert "one with the scope 'urgent' does" in refused.text
+    assert sent("ward", "urgent").json["priority"] == "urgent"
+    listed = guarded.ask("ward", "GET /api/v1/tasks").json["tasks"]
+    assert [guarded.tasks.store.get(task["uid"]).priority for task in listed] == [Priority.URGENT]
+    assert len(list((guarded.settings.data_dir / "blobs" / "staging").iterdir())) == 0
+
+
+def test_doors_that_know_no_priorities_submit_as_normal(guarded: Guarded) -> None:
+    guarded.bear("ward", "submit,urgent,read-own")
+    answer = guarded.ask(
+        "ward", "POST /api/tasks/?model_human_readable_id=one", **form(part("zip_file", case(), "c.zip"))
+    )
+    assert guarded.tasks.store.get(str(answer.json)).priority is Priority.NORMAL
 
 
 def test_a_list_has_the_tasks_that_one_may_see(guarded: Guarded) -> None:
