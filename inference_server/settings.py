@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     # Who gets in
     no_auth: bool = Field(False, description="let in everybody, with all rights, also from beyond this machine")
     open: str = Field("", description="dialects that take clients without a token, separated by commas")
+    open_alone: bool = Field(
+        False, description="listen beyond this machine before there is a token too, for the dialects that are open alone"
+    )
     sign_in_limit: int = Field(
         10, ge=1, description="wrong tokens a minute from one address; more are answered 429. Counted per API process"
     )

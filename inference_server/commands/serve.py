@@ -100,11 +100,12 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 def _public_settings(given: dict[str, Any]) -> Settings:
-    """Refuse to listen beyond this machine while nothing tells users from strangers, and no dialect is open to both."""
+    """Refuse to listen beyond this machine while nothing tells users from strangers, unless told that this is meant."""
     loaded = _settings(given)
     hosts = [loaded.host, *([loaded.tls_host] if loaded.tls and loaded.tls_host else [])]
     beyond = [host for host in hosts if not _is_loopback(host)]
-    if beyond and not loaded.no_auth and not loaded.opened and not _has_tokens(loaded):
+    is_meant = loaded.no_auth or (loaded.open_alone and loaded.opened)
+    if beyond and not is_meant and not _has_tokens(loaded):
         raise SettingsError(
             f"The server would be open to everybody who reaches {beyond[0]}: there is no access token. Make one with "
             "`inference-server tokens create NAME` (and the same --data), or listen on 127.0.0.1, or say --no-auth if "

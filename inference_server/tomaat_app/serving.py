@@ -65,6 +65,7 @@ def service_settings(config: Config) -> Settings:
             "tls_certificate": pair and pair.certificate,
             "tls_key": pair and pair.key,
             "open": "tomaat",
+            "open_alone": True,  # whoever calls run() wants this one door open, and may never make a token
             "tomaat_root": config.id,
             "tomaat_announcers": folder / ANNOUNCERS if config.announce else None,
             "public_url": _public_url(config),

@@ -170,7 +170,10 @@ def certificate_of(data: Path) -> str:
     return str(pair(data).certificate)
 
 
-@pytest.mark.parametrize("options", [("--host", "0.0.0.0"), ("--tls", "--tls-host", "0.0.0.0"), ("--host", "::")])
+@pytest.mark.parametrize(
+    "options",
+    [("--host", "0.0.0.0"), ("--tls", "--tls-host", "0.0.0.0"), ("--host", "::", "--open", "tomaat")],
+)
 def test_beyond_this_machine_it_does_not_start_without_a_token(tmp_path: Path, options: tuple[str, ...]) -> None:
     done = start(tmp_path, *options)
     assert done.returncode == 1

@@ -35,7 +35,8 @@ def test_a_service_is_the_only_model_of_a_server_whose_https_is_open_to_tomaat(t
     assert (settings.data_dir, settings.models_dirs, settings.zoo) == (folder, str(folder / "app"), False)
     assert (settings.host, settings.port) == ("127.0.0.1", 0)
     assert (settings.tls, settings.tls_host, settings.tls_port) == (True, "0.0.0.0", 9000)
-    assert (settings.opened, settings.tomaat_root, settings.no_auth) == (("tomaat",), "liver", False)
+    assert (settings.opened, settings.open_alone, settings.no_auth) == (("tomaat",), True, False)
+    assert settings.tomaat_root == "liver"
     assert (settings.public_url, settings.tomaat_announcers) == (None, None)
     assert settings.certificate == folder / "tls" / "certificate.pem"
 
