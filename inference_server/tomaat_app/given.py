@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,19 @@ from inference_server.tomaat_app.interface import (
     TransformInput,
     VolumeInput,
 )
+from inference_server.tomaat_app.named import FilesIn, named
 
 
-def data_of(case: Case, inputs: Sequence[Input], files: Path | None = None) -> dict[str, list[Any]]:
+def data_of(
+    case: Case, inputs: Sequence[Input], files: FilesIn | None = None, *, as_files: bool = False
+) -> dict[str, list[Any]]:
     """Return a one-element list for each input.
 
     Args:
         case: not modified.
         inputs: of the service.
-        files: where volumes and transforms are written, if their names are wanted instead of themselves.
+        files: gives a folder for volumes and transforms, which then are names of files too.
+        as_files: whether the names alone are wanted.
 
     Returns:
         A SimpleITK image for a volume, a number for a slider, a text for checkbox (`True`, `False`) and radio button,
@@ -37,7 +41,9 @@ def data_of(case: Case, inputs: Sequence[Input], files: Path | None = None) -> d
     """
     data = {element.destination: _value(case, element) for element in inputs}
     if files:
-        data = {name: _as_file(value, files / f"{number}") for number, (name, value) in enumerate(data.items())}
+        data = {name: _named(value, str(number), files) for number, (name, value) in enumerate(data.items())}
+    if as_files:
+        data = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in data.items()}
     return {name: [value] for name, value in data.items()}
 
 
@@ -67,15 +73,5 @@ def _transform(transform: sitk.Transform) -> sitk.Transform | sitk.Image:
     return exact.GetDisplacementField() if isinstance(exact, sitk.DisplacementFieldTransform) else exact
 
 
-def _as_file(value: Any, stem: Path) -> Any:
-    """Write an image or a transform and return the file's name; other values come back as they are."""
-    if isinstance(value, sitk.Image):
-        is_field = value.GetNumberOfComponentsPerPixel() > 1
-        path = str(stem.with_suffix(".nii.gz" if is_field else ".mha"))
-        sitk.WriteImage(value, path)
-        return path
-    if isinstance(value, sitk.Transform):
-        path = str(stem.with_suffix(".h5"))
-        sitk.WriteTransform(value, path)
-        return path
-    return value
+def _named(value: Any, stem: str, files: FilesIn) -> Any:
+    return named(value, stem, files) if isinstance(value, sitk.Image | sitk.Transform) else value

@@ -15,6 +15,7 @@ from inference_server.tomaat_app.answers import result_of
 from inference_server.tomaat_app.current import working_on
 from inference_server.tomaat_app.given import data_of
 from inference_server.tomaat_app.inference import Inference
+from inference_server.tomaat_app.named import names_understood
 from inference_server.tomaat_app.script import read_script, run_script
 from inference_server.tomaat_app.service import TomaatService
 
@@ -41,7 +42,7 @@ class ScriptApp:
 
     def load(self, device: object) -> None:
         """Run the script up to `run()`, and load what its steps need."""
-        with working_on(None):
+        with working_on(None), names_understood():
             self._service = cast(TomaatService, run_script(read_script(self._folder)))
             for step in self._service.app.steps:
                 if isinstance(step, Inference):
@@ -49,16 +50,16 @@ class ScriptApp:
 
     def pre(self, case: Case, context: Context) -> Any:
         """Return what the app's first step makes of a case."""
-        with working_on(context), ExitStack() as unless_done:
+        with working_on(context), names_understood(), ExitStack() as unless_done:
             unless_done.callback(self._remove_files)
-            data = data_of(case, self._service.inputs, self._new_files() if self._service.checked.as_files else None)
+            data = data_of(case, self._service.inputs, self._files_in, as_files=self._service.checked.as_files)
             prepared = self._service.app.preprocess_fun(data)
             unless_done.pop_all()
             return prepared
 
     def infer(self, data: Any, context: Context) -> Any:
         """Return what its second step makes of that."""
-        with working_on(context), ExitStack() as unless_done:
+        with working_on(context), names_understood(), ExitStack() as unless_done:
             unless_done.callback(self._remove_files)
             inferred = self._service.app.inference_fun(data)
             unless_done.pop_all()
@@ -66,15 +67,16 @@ class ScriptApp:
 
     def post(self, data: Any, context: Context) -> Result:
         """Return its answer as a result."""
-        with working_on(context), ExitStack() as finally_:
+        with working_on(context), names_understood(), ExitStack() as finally_:
             finally_.callback(self._remove_files)
             answer = self._service.app.postprocess_fun(data)
             if not isinstance(answer, dict):
                 raise PredictionError("The app's last step is expected to return a dictionary.")
             return result_of(answer, self._service.outputs, context.case)
 
-    def _new_files(self) -> Path:
-        self._files = TemporaryDirectory()
+    def _files_in(self) -> Path:
+        """Return the folder of the case, which is made once a file is wanted."""
+        self._files = self._files or TemporaryDirectory()
         return Path(self._files.name)
 
     def _remove_files(self) -> None:

@@ -82,13 +82,14 @@ def test_a_displacement_field_comes_as_the_image_of_its_vectors() -> None:
 
 
 def test_images_and_transforms_come_as_files_where_the_config_says_so(tmp_path: Path) -> None:
-    data = data_of(case(), INPUTS, tmp_path)
+    data = data_of(case(), INPUTS, lambda: tmp_path, as_files=True)
     image = sitk.ReadImage(data["images"][0])
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), VALUES)
     assert sitk.ReadTransform(data["start"][0]).TransformPoint((0.0, 0.0, 0.0)) == (1.0, 2.0, 3.0)
     assert data["level"] == [3.0]
-    field = sitk.ReadImage(data_of(case(field_transform()), INPUTS, tmp_path)["start"][0])
-    assert field.GetPixel(0, 0, 0) == (1.0, 2.0, 3.0)
+    (tmp_path / "other").mkdir()
+    field = data_of(case(field_transform()), INPUTS, lambda: tmp_path / "other", as_files=True)["start"][0]
+    assert sitk.ReadImage(field).GetPixel(0, 0, 0) == (1.0, 2.0, 3.0)
 
 
 def answered(kind: str, value: Any, label: str | None = None) -> Result:

@@ -262,6 +262,20 @@ def test_files_of_a_case_are_gone_with_it(script: Callable[..., Script], tmp_pat
     assert list(scratch.iterdir()) == []
 
 
+READS = """
+from SimpleITK import GetArrayFromImage, ReadImage
+
+def prepare(data):
+    return GetArrayFromImage(ReadImage(data["images"][0])).size + GetArrayFromImage(data["images"][0]).size
+
+TomaatService(config, TomaatApp(prepare, lambda size: size, lambda size: {"text": [size]}), inputs, outputs).run()
+"""
+
+
+def test_a_script_may_take_its_images_for_names_of_files(script: Callable[..., Script], tmp_path: Path) -> None:
+    assert run(model_folder(script(READS), tmp_path)).texts == {"text": "48"}
+
+
 def test_an_app_that_returns_no_dictionary_fails_in_words(script: Callable[..., Script], tmp_path: Path) -> None:
     end = "TomaatService(config, TomaatApp(len, abs, str), inputs, outputs).run()"
     with pytest.raises(PredictionError, match="expected to return a dictionary"):
