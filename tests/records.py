@@ -8,8 +8,9 @@ from typing import Any
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import Database
 from inference_server.tasks.record import Claim, Holder, NewTask, Problem, Status, Task, new_uid
-from inference_server.tasks.schema import audit, audit_forgetting, loads, metadata
+from inference_server.tasks.schema import audit, audit_forgetting, loads
 from inference_server.tasks.store import Store
+from inference_server.tasks.tickets.tables import metadata
 
 HOLDER = Holder("worker-1", 4711)
 PROBLEM = Problem("prediction", "The model failed on this case.")

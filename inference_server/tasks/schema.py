@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from inference_server.tasks import append_only, counting
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest migration. Versions are numbers of four digits, so that text order is age order."""
 
 metadata = MetaData()

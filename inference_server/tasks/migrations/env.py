@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from inference_server.tasks.schema import metadata
+from inference_server.tasks.tickets.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True)
 context.run_migrations()

@@ -13,7 +13,8 @@ from sqlalchemy import insert, select, text
 from inference_server.errors import SettingsError, StoreUnavailable
 from inference_server.tasks import database as database_module
 from inference_server.tasks.database import Database, open_database
-from inference_server.tasks.schema import HEAD, metadata, usage
+from inference_server.tasks.schema import HEAD, usage
+from inference_server.tasks.tickets.tables import metadata
 
 MIGRATIONS = Path(database_module.__file__).with_name("migrations")
 
