@@ -21,6 +21,7 @@ app = typer.Typer(
 SERVER = (
     serve.up,
     serve.api,
+    serve.image_socket,
     serve.worker,
     serve.housekeeping,
     serve.settings,

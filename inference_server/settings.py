@@ -42,7 +42,8 @@ class Settings(BaseSettings):
     no_auth: bool = Field(False, description="let in everybody, with all rights, also from beyond this machine")
     open: str = Field("", description="dialects that take clients without a token, separated by commas")
     open_alone: bool = Field(
-        False, description="listen beyond this machine before there is a token too, for the dialects that are open alone"
+        False,
+        description="listen beyond this machine before there is a token too, for the dialects that are open alone",
     )
     sign_in_limit: int = Field(
         10, ge=1, description="wrong tokens a minute from one address; more are answered 429. Counted per API process"
@@ -57,6 +58,12 @@ class Settings(BaseSettings):
     audit_retention_s: float = Field(6 * 365 * 86_400.0, gt=0, description="how long lines of the audit log are kept")
 
     # Limits at the door
+    head_limit_s: float = Field(
+        10.0, gt=0, description="longest time for the TLS handshake and the head of a request, together"
+    )
+    stall_limit_s: float = Field(
+        60.0, gt=0, description="longest silence of a client that uploads, or that does not read its answer"
+    )
     upload_limit_bytes: int = Field(2 * GIB, gt=0, description="largest request body")
     image_limit_bytes: int = Field(2 * GIB, gt=0, description="largest array that one image may declare in its header")
     unpacked_limit_bytes: int = Field(8 * GIB, gt=0, description="largest sum of all members of a zip, unpacked")
@@ -97,6 +104,55 @@ class Settings(BaseSettings):
     tomaat_root: str | None = Field(None, description="model that is the TOMAAT service at the root of the server")
     tomaat_announcers: Path | None = Field(
         None, description="YAML file of the TOMAAT announcement services that the models are announced to"
+    )
+
+    # DSS
+    dss_ticket_limit: int = Field(100, gt=0, description="most open tickets that one user of the DSS dialect may have")
+    dss_session_s: float = Field(
+        90 * 86_400.0, gt=0, description="how long a sign-in of ITK-SNAP and other DSS clients lasts"
+    )
+    dss_provider_silence_s: float = Field(
+        1800.0, gt=0, description="silence of a DSS provider after which its ticket times out and can be retried"
+    )
+
+    # Image socket
+    image_socket_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="TCP port of the image socket; `up` has one only where this is set; 0: a free one",
+    )
+    image_socket_host: str | None = Field(
+        None, description="address that the image socket listens on; default: that of HTTP"
+    )
+    image_socket_models: str = Field(
+        "INCE=chest-xray-inception,DENS=chest-xray-densenet,MYCN=chest-xray-mycn,VGG!=chest-xray-vgg,"
+        "XCEP=chest-xray-xception,ENSE=chest-xray-ensemble",
+        description="the model of each code, as `CODE=model`, or `CODE=model:class` where P means another class than "
+        "`pneumonia`; separated by commas",
+    )
+    image_socket_tls: bool = Field(False, description="speak TLS on the image socket, with the certificate of HTTPS")
+    image_socket_client_ca: Path | None = Field(
+        None,
+        description="PEM file of the authorities whose client certificates are let in; without it none is asked for",
+    )
+    image_socket_probe: bool = Field(
+        False, description="send `?` before every command of the image socket, not on connecting only"
+    )
+    image_socket_idle_s: float = Field(
+        20.0, gt=0, description="longest wait for a command, for a part of it, or for the next byte of a file"
+    )
+    image_socket_file_s: float = Field(300.0, gt=0, description="longest time that sending one file may take")
+    image_socket_patience_s: float = Field(
+        300.0, gt=0, description="how long a client of the image socket waits for a prediction before it is answered 2"
+    )
+    image_socket_file_limit_bytes: int = Field(64 * MIB, gt=0, description="largest file that the image socket takes")
+    image_socket_image_limit_bytes: int = Field(
+        256 * MIB, gt=0, description="largest array, at 4 bytes a value, that such a file may declare in its header"
+    )
+    image_socket_connections: int = Field(400, gt=0, description="most connections to the image socket at a time")
+    image_socket_host_connections: int = Field(
+        250, gt=0, description="the same from one address, behind which a whole hospital may sit"
     )
 
     # Processes

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -102,22 +102,46 @@ class Access:
         need.check(found)
         return found
 
+    def admit_peer(self, address: str, *, dialect: str, presented: str | None, needs: Iterable[Need]) -> Caller:
+        """Return who speaks over a connection of a protocol without requests, or refuse him.
+
+        Args:
+            address: the peer's.
+            dialect: the door that it came through.
+            presented: the token that it gave. Not looked at while no token was ever made.
+            needs: what the dialect asks for, all of it.
+
+        Raises:
+            NotAuthorised, Forbidden, SignInLimited: as `admit`.
+        """
+        if presented is not None and self._tokens.any():
+            found = self._bearer(address, presented)
+        else:
+            found = self._unnamed(dialect, is_here=lambda: _is_loopback(address))
+        for need in needs:
+            need.check(found)
+        return replace(found, dialect=dialect)
+
     def _caller(self, request: Request, dialect: str, presented: str | None) -> Caller:
         if presented is not None and self._tokens.any():
             if not is_sent_on_purpose(request):
                 raise NotAuthorised("A page of another site has to send its access token as `Bearer`.")
-            return self._bearer(request, presented)
+            return self._bearer(request.remote_addr, presented)
+        return self._unnamed(dialect, is_here=lambda: is_local(request))
+
+    def _unnamed(self, dialect: str, *, is_here: Callable[[], bool]) -> Caller:
+        """Return who comes without a token."""
         if self._no_auth:
             return NO_AUTH
-        if is_local(request) and not self._tokens.any():
+        if is_here() and not self._tokens.any():
             return LOCAL
         if dialect in self._opened:
             return ANONYMOUS
         raise NotAuthorised("This needs an access token. The operator of the server makes one.")
 
-    def _bearer(self, request: Request, presented: str) -> Caller:
+    def _bearer(self, address: str | None, presented: str) -> Caller:
         found = self._tokens.find(presented)
-        key = (network(request.remote_addr), found.id if found else "")
+        key = (network(address), found.id if found else "")
         self._limit.check(key)
         try:
             return self._tokens.bearer(presented, found)

@@ -46,6 +46,9 @@ class Door:
         return max((len(prefix) for prefix in fitting if prefix != "/" or path == "/"), default=0)
 
 
+IMAGE_SOCKET = "image-socket"
+"""The dialect that speaks no HTTP. Its clients may be admitted without a token, too."""
+
 DOORS = (
     Door("native", native.blueprint),
     Door("mim", mim.blueprint, mim.answer_error, openable=True),
@@ -72,7 +75,7 @@ def opened_dialects(names: Collection[str]) -> frozenset[str]:
     Raises:
         SettingsError: one of them does not exist, or always needs a token.
     """
-    openable = {door.name for door in DOORS if door.openable}
+    openable = {door.name for door in DOORS if door.openable} | {IMAGE_SOCKET}
     if unknown := sorted(set(names) - openable):
         known = ", ".join(sorted(openable))
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""`up`, `api`, `worker`, `housekeeping`, `settings`: the server and its parts."""
+"""`up`, `api`, `image-socket`, `worker`, `housekeeping`, `settings`: the server and its parts."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ Tls = Annotated[bool | None, typer.Option("--tls", help="Listen for HTTPS beside
 TlsPort = Annotated[int | None, typer.Option(help="Port of HTTPS; 0 takes a free one.")]
 TlsHost = Annotated[str | None, typer.Option(help="Address to listen on for HTTPS; that of HTTP where not given.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+SocketPort = Annotated[int | None, typer.Option(help="Port of the image socket, 50022 by its protocol.")]
+SocketTls = Annotated[bool | None, typer.Option("--tls", help="Speak TLS, with the certificate of HTTPS.")]
 
 Wait = Annotated[bool, typer.Option("--wait", hidden=True, help="Load libraries, and wait for a line before the rest.")]
 
@@ -37,6 +39,7 @@ def up(
     tls: Tls = None,
     tls_host: TlsHost = None,
     tls_port: TlsPort = None,
+    image_socket_port: SocketPort = None,
     open_to: Open = None,
     no_auth: NoAuth = None,
     device: Device = None,
@@ -45,6 +48,7 @@ def up(
     from inference_server.stack.supervisor import run_up
 
     places = {"host": host, "port": port, "tls": tls, "tls_host": tls_host, "tls_port": tls_port}
+    places["image_socket_port"] = image_socket_port
     given = {"data_dir": data, "models_dirs": models, **places, "open": open_to, "no_auth": no_auth, "device": device}
     run_up(_public_settings(given), ready=_announce)
 
@@ -66,6 +70,23 @@ def api(
     places = {"host": host, "port": port, "tls": tls, "tls_host": tls_host, "tls_port": tls_port}
     given = {"data_dir": data, "models_dirs": models, **places, "open": open_to, "no_auth": no_auth}
     run_api(_with_broker(_public_settings(given)), ready=_announce)
+
+
+def image_socket(
+    data: Data = None,
+    models: Models = None,
+    host: Host = None,
+    port: SocketPort = None,
+    tls: SocketTls = None,
+    open_to: Open = None,
+    no_auth: NoAuth = None,
+) -> None:
+    """Run the image socket alone: chest X-rays over TCP."""
+    from inference_server.api.image_socket.server import run_image_socket
+
+    places = {"image_socket_host": host, "image_socket_port": port, "image_socket_tls": tls}
+    given = {"data_dir": data, "models_dirs": models, **places, "open": open_to, "no_auth": no_auth}
+    run_image_socket(_with_broker(_public_settings(given)), ready=_announce)
 
 
 def worker(data: Data = None, models: Models = None, device: Device = None, wait: Wait = False) -> None:
@@ -102,7 +123,8 @@ def _settings(given: dict[str, Any]) -> Settings:
 def _public_settings(given: dict[str, Any]) -> Settings:
     """Refuse to listen beyond this machine while nothing tells users from strangers, unless told that this is meant."""
     loaded = _settings(given)
-    hosts = [loaded.host, *([loaded.tls_host] if loaded.tls and loaded.tls_host else [])]
+    others = [loaded.tls_host if loaded.tls else None, loaded.image_socket_host]
+    hosts = [loaded.host, *(host for host in others if host)]
     beyond = [host for host in hosts if not _is_loopback(host)]
     is_meant = loaded.no_auth or (loaded.open_alone and loaded.opened)
     if beyond and not is_meant and not _has_tokens(loaded):

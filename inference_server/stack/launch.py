@@ -19,11 +19,12 @@ STOP_LIMIT_S = 20.0
 
 @dataclass(frozen=True)
 class LaunchedServer:
-    """A server that is up: its URL, the process id of its supervisor, and with `--tls` the URL of HTTPS."""
+    """A server that is up: its URL, the process id of its supervisor, and the URLs of HTTPS and of the socket."""
 
     url: str
     pid: int
     secure_url: str | None = None
+    socket_url: str | None = None
 
 
 @contextmanager
@@ -50,8 +51,9 @@ def launched_server(
         command, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, stderr=log, text=True
     )
     try:
-        url, *secure = _ready_urls(process)
-        yield LaunchedServer(url, process.pid, *secure)
+        urls = {url.partition(":")[0]: url for url in _ready_urls(process)}
+        socket_url = urls.get("tcp") or urls.get("tls")
+        yield LaunchedServer(urls["http"], process.pid, urls.get("https"), socket_url)
     finally:
         _stop(process)
 

@@ -70,12 +70,13 @@ class Supervisor:
         worker_environment = {"REMAP_SIGTERM": "SIGQUIT", **allocator_environment(os.environ)}
         self._worker = _own_part("worker", settings, worker_environment, waits=True)
         self._api = _own_part("api", settings)
-        self._own = [_own_part("housekeeping", settings), self._worker, self._api]
+        self._socket = [_own_part("image-socket", settings)] if settings.image_socket_port is not None else []
+        self._own = [_own_part("housekeeping", settings), self._worker, *self._socket, self._api]
 
     @property
     def url(self) -> str:
-        """Where the API listens: the URL of HTTP, and with TLS that of HTTPS after it."""
-        return self._api.announced
+        """Where the API listens: the URL of HTTP, with TLS that of HTTPS after it; and that of the image socket."""
+        return " ".join(part.announced for part in (self._api, *self._socket))
 
     def start(self, stopped: Callable[[], bool]) -> None:
         """Start everything and wait until it is up.
@@ -89,9 +90,9 @@ class Supervisor:
         while not stopped() and not all(part.ready.is_set() for part in self._parts):
             self._refuse_dead(deadline)
             time.sleep(WATCH_S / 5)
-        if self.url:  # a free port that was found once is kept when the API is restarted
-            ports = [url.rpartition(":")[2] for url in self.url.split()]
-            self._api.set_environment(**dict(zip((f"{PREFIX}PORT", f"{PREFIX}TLS_PORT"), ports, strict=False)))
+        _keep_ports(self._api, "PORT", "TLS_PORT")
+        for part in self._socket:
+            _keep_ports(part, "IMAGE_SOCKET_PORT")
 
     def watch(self) -> None:
         """Restart what died, with back-off; the claims of a dead worker go back to the queue at once."""
@@ -147,6 +148,12 @@ def _own_part(
 ) -> Part:
     command = (sys.executable, "-m", "inference_server", name, *(["--wait"] if waits else []))
     return Part(PartSpec(name, command, {**settings.environment(), **(environment or {})}, waits=waits))
+
+
+def _keep_ports(part: Part, *settings: str) -> None:
+    """Have a part take the free ports that it found once when it is restarted, too."""
+    ports = [url.rpartition(":")[2] for url in part.announced.split()]
+    part.set_environment(**{f"{PREFIX}{name}": port for name, port in zip(settings, ports, strict=False)})
 
 
 def _make_private(folder: Path) -> None:

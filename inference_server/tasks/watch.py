@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from inference_server.errors import StoreUnavailable
 from inference_server.tasks.record import Task
@@ -17,15 +19,17 @@ SQLITE_POLL_S = 0.004
 """SQLite counts the commits of others; reading that number takes microseconds."""
 QUERY_POLL_S = 0.02
 """Elsewhere the revisions themselves are asked for."""
+REST = 3.0
+"""Rest after a look at the records, as a multiple of its time, which grows with the number of those who wait."""
 PAUSE_S = 1.0
 """Rest after an error of the database."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Waiter:
     uid: str
     revision: int
-    changed: threading.Event = field(default_factory=threading.Event)
+    wake: Callable[[], object]
 
 
 class Watcher:
@@ -48,14 +52,28 @@ class Watcher:
         task = self._store.get(uid)
         if task.revision != revision or timeout_s <= 0:
             return task
-        waiter = _Waiter(uid, revision)
+        changed = threading.Event()
+        with self.noticed(uid, revision, changed.set):
+            changed.wait(timeout_s)
+        return self._store.get(uid)
+
+    @contextmanager
+    def noticed(self, uid: str, revision: int, wake: Callable[[], object]) -> Iterator[None]:
+        """Have a function called once a task's revision is another than `revision`, or it is gone.
+
+        Args:
+            uid: the task's.
+            revision: the one that is known.
+            wake: called in the watching thread, within the `with` block and perhaps a moment after it, and perhaps
+                more than once; returns at once.
+        """
+        waiter = _Waiter(uid, revision, wake)
         self._register(waiter)
         try:
-            waiter.changed.wait(timeout_s)
+            yield
         finally:
             with self._condition:
                 self._waiters.discard(waiter)
-        return self._store.get(uid)
 
     def _register(self, waiter: _Waiter) -> None:
         with self._condition:
@@ -81,10 +99,11 @@ class Watcher:
             seen: int | None = None
             while True:
                 is_news, count = self._sleep_until_waited_for(), counter()
+                began = time.monotonic()
                 if is_news or count is None or count != seen:
                     seen = count
                     self._wake_changed()
-                time.sleep(period_s)
+                time.sleep(max(period_s, REST * (time.monotonic() - began)))
 
     def _sleep_until_waited_for(self) -> bool:
         with self._condition:
@@ -98,4 +117,4 @@ class Watcher:
         revisions = self._store.revisions({waiter.uid for waiter in waiters})
         for waiter in waiters:
             if revisions.get(waiter.uid) != waiter.revision:
-                waiter.changed.set()
+                waiter.wake()

@@ -32,6 +32,7 @@ FORBIDDEN_ANYWHERE_IN = {
 BOUNDARIES = {
     # module: the outermost boundary at which every exception may be caught
     "api/app.py": "a request",
+    "api/image_socket/server.py": "a connection",
     "models/predictor.py": "a model's own code",
     "tasks/housekeeping.py": "a sweep",
     "tasks/runner.py": "a task",
