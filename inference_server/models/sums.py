@@ -13,13 +13,18 @@ from inference_server.models.windows import Layout, Place
 
 PIECE_BYTES = 16 * 1024**2
 """Size of what is finished and handed on at a time."""
+LINE_ROWS = 16
+"""So many rows are finished at a time where they lie across memory: as many voxels as one cache line holds."""
 
 
 class Taker(Protocol):
     """Takes scores in the order in which they are finished."""
 
     def take(self, first: int, scores: torch.Tensor) -> None:
-        """Take the rows from `first` on, ``(classes, rows, …)`` with the layout's slow axis first; not to be kept."""
+        """Take the rows from `first` on, ``(classes, rows, …)`` with the layout's slow axis first; not to be kept.
+
+        They lie in memory as the image does, which may be another order.
+        """
 
 
 class Sums:
@@ -50,10 +55,12 @@ class Sums:
         axis = layout.slow_axis
         self._axis, self._taker, self._weights = axis, taker, weights.to(device)
         self._image = layout.image[axis]
-        others = [length for other, length in enumerate(layout.image) if other != axis]
-        depth = weights.shape[axis]
-        rows = torch.zeros(classes, depth, *others, device=device) if scores is None else scores.movedim(axis + 1, 1)
-        self._rows = rows
+        if scores is None:  # in memory as the windows are, whichever axis is the slow one: adding is faster by far
+            ring = (*layout.image[:axis], weights.shape[axis], *layout.image[axis + 1 :])
+            scores = torch.zeros(classes, *ring, device=device)
+        self._rows = scores.movedim(axis + 1, 1)
+        self._least_rows = LINE_ROWS if axis == 2 else 1
+        self._means = torch.empty(0, device=device)
         self._row_weights = _Totals(layout, self._weights)
         self._finished = 0
 
@@ -78,7 +85,7 @@ class Sums:
 
     def _finish(self, stop: int) -> None:
         row_bytes = 4 * self._rows[:, 0].numel()
-        for part in parts(stop - self._finished, max(1, PIECE_BYTES // row_bytes)):
+        for part in parts(stop - self._finished, max(self._least_rows, PIECE_BYTES // row_bytes)):
             first = self._finished + part.start
             total = self._row_weights.of(first, part.stop - part.start)
             for at, inner in self._segments(first, len(total)):
@@ -86,11 +93,20 @@ class Sums:
         self._finished = stop
 
     def _hand_on(self, first: int, rows: torch.Tensor, total: torch.Tensor) -> None:
-        rows.div_(total)
-        check_finite(rows)
-        if self._taker:
-            self._taker.take(first, rows)
-            rows.zero_()
+        if not self._taker:
+            check_finite(rows.div_(total))
+            return
+        means = torch.div(rows, total, out=self._room_for(rows))
+        check_finite(means)
+        self._taker.take(first, means)
+        rows.zero_()
+
+    def _room_for(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return memory for a piece, the same each time: a system takes long to give so much anew."""
+        if self._means.numel() < rows.numel():
+            self._means = torch.empty(rows.numel(), device=rows.device)
+        natural = rows.movedim(1, self._axis + 1).shape
+        return self._means[: rows.numel()].view(natural).movedim(self._axis + 1, 1)
 
     def _segments(self, first: int, count: int) -> Iterator[tuple[slice, slice]]:
         """Yield where rows stand in the ring, and which of the `count` they are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,8 +60,7 @@ class Decided:
 
     def __init__(self, prepared: Prepared, axis: int, reach: _Reach, decide: Decide) -> None:
         self._prepared, self._axis, self._reach, self._decide = prepared, axis, reach, decide
-        self._held = torch.empty(0)
-        self._first = 0
+        self._held = _Held(axis + 1)
         self._pending = list(np.argsort(reach.highest, kind="stable"))
         self._arrays: list[NDArray[Any]] = []
         self._names: list[tuple[str, Mapping[int, LabelName]]] = []
@@ -68,10 +68,7 @@ class Decided:
     def take(self, first: int, scores: torch.Tensor) -> None:
         if not self._pending:
             return
-        if self._held.numel():
-            self._held = torch.cat([self._held, scores], 1)
-        else:
-            self._first, self._held = first, scores.clone()
+        self._held.append(first, scores.movedim(1, self._axis + 1))
         ready = [index for index in self._pending if self._reach.highest[index] < first + scores.shape[1]]
         if ready:
             self._decide_slices(slice(int(min(ready)), int(max(ready)) + 1))
@@ -98,7 +95,7 @@ class Decided:
     def _part(self, slices: slice) -> Prediction:
         """Return the part of the case that some slices are, with the scores that it needs."""
         low, high = int(self._reach.lowest[slices].min()), int(self._reach.highest[slices].max())
-        rows = self._held[:, low - self._first : high + 1 - self._first].clone().movedim(1, self._axis + 1)
+        rows = self._held.rows(low, high + 1)
         shift = np.eye(4)
         shift[self._axis, 3] = low
         case = part_of(self._prepared.case, self._reach.along, slices)
@@ -112,11 +109,41 @@ class Decided:
         self._arrays = [np.empty(shape, one.labels.array.dtype) for one in found]
 
     def _forget(self) -> None:
-        rows = self._held.shape[1]
-        needed = int(min(self._reach.lowest[index] for index in self._pending)) if self._pending else self._first + rows
-        unneeded = min(rows, needed - self._first)
-        self._held = self._held[:, unneeded:].clone()
+        if self._pending:
+            self._held.forget(int(min(self._reach.lowest[index] for index in self._pending)))
+
+
+class _Held:
+    """The rows ``(classes, A, B, C)`` along one of their axes that are still needed, in memory that is used again."""
+
+    def __init__(self, along: int) -> None:
+        self._along = along
+        self._room = self._held = torch.empty(0)
+        self._first = 0
+
+    def append(self, first: int, rows: torch.Tensor) -> None:
+        if not self._held.numel():
+            self._first, self._held = first, rows.narrow(self._along, 0, 0)
+        kept = self._held.clone()
+        shape = list(rows.shape)
+        shape[self._along] += kept.shape[self._along]
+        self._held = self._room_of(shape, rows.device)
+        torch.cat([kept, rows], self._along, out=self._held)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self._held.narrow(self._along, start - self._first, stop - start)
+
+    def forget(self, before: int) -> None:
+        count = self._held.shape[self._along]
+        unneeded = min(count, before - self._first)
+        self._held = self._held.narrow(self._along, unneeded, count - unneeded)
         self._first += unneeded
+
+    def _room_of(self, shape: list[int], device: torch.device) -> torch.Tensor:
+        size = math.prod(shape)
+        if self._room.numel() < size:
+            self._room = torch.empty(size, device=device)
+        return self._room[:size].view(shape)
 
 
 def reach(prepared: Prepared, axis: int) -> _Reach | None:
