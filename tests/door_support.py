@@ -132,6 +132,7 @@ class FakeModels:
         self.known = {manifest.id: FakeModel(manifest) for manifest in manifests}
 
     def get(self, model_id: str, /) -> FakeModel:
+        model_id = model_id.partition(":")[0]
         if model_id not in self.known:
             known = ", ".join(self.known)
             raise UnknownModel(

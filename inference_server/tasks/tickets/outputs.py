@@ -1,0 +1,127 @@
+"""The results of a ticket: its workspace with the segmentations that a model made, and all images beside it."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from inference_server.imaging.workspace import SnapLabel, Workspace, encode_workspace
+from inference_server.imaging.workspace.services import SegmentationFile, with_segmentations
+from inference_server.imaging.workspace.workspace import ENDING
+from inference_server.models.bundle import default_color
+from inference_server.models.manifest import LabelName
+from inference_server.tasks.blobs import Blobs
+from inference_server.tasks.blobs.local import disk_errors
+from inference_server.tasks.tickets.inputs import Sent
+
+LABELS = "labels"
+_ENDING = ".nii.gz"
+_STEP_BYTES = 1024**2
+Labels = Mapping[int, LabelName]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of the results that is stored already: its bare name, its blob, its size."""
+
+    name: str
+    key: str
+    size_bytes: int
+
+
+def store_results(
+    blobs: Blobs, ticket_id: int, sent: Sent, result: Path, contents: Sequence[Mapping[str, Any]], labels: Labels
+) -> tuple[Stored, ...]:
+    """Store the workspace with its segmentations added, and all files of its layers.
+
+    If anything is raised, nothing stays behind.
+
+    Args:
+        blobs: where they are stored.
+        ticket_id: names the workspace.
+        sent: what the ticket came with.
+        result: the zip of the task's result.
+        contents: what its members are, as its report says.
+        labels: of the model, for their colours.
+
+    Raises:
+        StorageFull, StoreUnavailable: there is no room, or the file storage does not answer.
+    """
+    stored: list[Stored] = []
+    with _all_or_nothing(blobs, stored), zipfile.ZipFile(result) as archive:
+        taken = {layer.file_name.casefold() for layer in sent.workspace.layers}
+        made = []
+        for said in contents:
+            if said["kind"] != LABELS:
+                continue
+            name = _unused(said["member"], taken)
+            with archive.open(said["member"]) as member:
+                stored.append(_stored(blobs, name, member))  # type: ignore[arg-type]
+            made.append(SegmentationFile(said["name"], name, _labels(archive, said["member"], labels)))
+        for name in dict.fromkeys(layer.file_name for layer in sent.workspace.layers):
+            with sent.files[name].open("rb") as file:
+                stored.append(_stored(blobs, name, file))
+        stored.append(_workspace(blobs, ticket_id, with_segmentations(sent.workspace, made)))
+    return tuple(stored)
+
+
+def drop_results(blobs: Blobs, stored: Sequence[Stored]) -> None:
+    """Remove results that will not be used."""
+    for one in stored:
+        blobs.delete(one.key)
+
+
+@contextmanager
+def _all_or_nothing(blobs: Blobs, stored: Sequence[Stored]) -> Iterator[None]:
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if not done:
+            drop_results(blobs, stored)
+
+
+def _workspace(blobs: Blobs, ticket_id: int, workspace: Workspace) -> Stored:
+    content = io.BytesIO(encode_workspace(workspace))
+    return _stored(blobs, f"ticket_{ticket_id:08d}_results{ENDING}", content)
+
+
+def _stored(blobs: Blobs, name: str, source: BinaryIO) -> Stored:
+    staged = blobs.stage()
+    try:
+        with disk_errors(), staged.open("wb") as target:
+            shutil.copyfileobj(source, target, _STEP_BYTES)
+        size_bytes = staged.stat().st_size
+        return Stored(name, blobs.put(staged), size_bytes)
+    finally:
+        blobs.discard(staged)
+
+
+def _labels(archive: zipfile.ZipFile, member: str, known: Labels) -> tuple[SnapLabel, ...]:
+    said: dict[str, str] = json.loads(archive.read(member.removesuffix(_ENDING) + ".json"))
+    named = {int(value): name for value, name in said.items()}
+    return tuple(SnapLabel(value, name, _color(value, known)) for value, name in sorted(named.items()) if value > 0)
+
+
+def _color(value: int, known: Labels) -> tuple[int, int, int]:
+    """Return the colour that the model declares, or else one that differs from those of its other labels."""
+    label = known.get(value)
+    declared = label is not None and "color" in label.model_fields_set
+    return label.color if label is not None and declared else default_color(value)
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """Return a file's name that no layer has, where upper and lower case are the same."""
+    unused, number = name, 2
+    while unused.casefold() in taken:
+        unused, number = f"{name.removesuffix(_ENDING)}_{number}{_ENDING}", number + 1
+    taken.add(unused.casefold())
+    return unused
