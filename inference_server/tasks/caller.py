@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from inference_server.tasks.record import ANONYMOUS as ANONYMOUS_NAME
-from inference_server.tasks.record import Task
+
+
+class Owned(Protocol):
+    """What belongs to somebody: a task, or a ticket."""
+
+    @property
+    def token(self) -> str:
+        """The name of the access token that made it."""
 
 
 class Scope(StrEnum):
@@ -51,19 +59,19 @@ class Caller:
         """Whether tasks of others may be followed."""
         return bool(self.scopes & {Scope.READ_ALL, Scope.OPERATE})
 
-    def may_see(self, task: Task) -> bool:
+    def may_see(self, task: Owned) -> bool:
         """Whether a task may be followed. To whom it may not, it does not exist."""
         return self.sees_all or self._owns(task, Scope.READ_OWN)
 
-    def may_fetch(self, task: Task) -> bool:
+    def may_fetch(self, task: Owned) -> bool:
         """Whether a task's result may be fetched."""
         return Scope.READ_ALL in self.scopes or self._owns(task, Scope.READ_OWN)
 
-    def may_steer(self, task: Task) -> bool:
+    def may_steer(self, task: Owned) -> bool:
         """Whether a task may be cancelled, retried and deleted."""
         return Scope.OPERATE in self.scopes or self._owns(task, Scope.SUBMIT)
 
-    def _owns(self, task: Task, scope: Scope) -> bool:
+    def _owns(self, task: Owned, scope: Scope) -> bool:
         return scope in self.scopes and task.token == self.name
 
 

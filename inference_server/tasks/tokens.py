@@ -111,12 +111,12 @@ class Tokens:
         """End the validity of the tokens of a name, or of the one of an id; return those that this changed."""
         values = {"the_name": name_or_id, "at": self._clock()}
         with self._database.writing() as connection:
-            return [_token(row) for row in connection.execute(_REVOKE, values)]
+            return [to_token(row) for row in connection.execute(_REVOKE, values)]
 
     def all(self) -> list[Token]:
         """Return every token that was ever made, the oldest first."""
         with self._database.reading() as connection:
-            return [_token(row) for row in connection.execute(select(tokens).order_by(tokens.c.created_at))]
+            return [to_token(row) for row in connection.execute(select(tokens).order_by(tokens.c.created_at))]
 
     def any(self) -> bool:
         """Whether a token was ever made, valid still or not."""
@@ -131,7 +131,7 @@ class Tokens:
             return None
         with self._database.reading() as connection:
             row = connection.execute(_FIND, {"the_id": shape[1]}).one_or_none()
-        return _token(row) if row is not None else None
+        return to_token(row) if row is not None else None
 
     def bearer(self, text: str, found: Token | None) -> Caller:
         """Return who bears a token.
@@ -145,6 +145,14 @@ class Tokens:
         """
         if found is None or not found.matches(text):
             raise NotAuthorised("The access token is not valid. Check that all of it was copied.")
+        return self.admitted(found)
+
+    def admitted(self, found: Token) -> Caller:
+        """Return who bears a token that was proven to be his.
+
+        Raises:
+            NotAuthorised: it is not valid any more.
+        """
         if (state := found.state(self._clock())) != "valid":
             raise NotAuthorised(f"The access token is {state}. Ask the operator of the server for another one.")
         return Caller(found.name, found.scopes)
@@ -170,6 +178,7 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _token(row: Row[Any]) -> Token:
+def to_token(row: Row[Any]) -> Token:
+    """Return the token in a row of all its columns."""
     values = dict(row._mapping)
     return Token(**{**values, "scopes": frozenset(Scope(scope) for scope in values["scopes"].split(","))})
