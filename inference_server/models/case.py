@@ -95,3 +95,5 @@ class Result:
     points: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     transforms: Mapping[str, Transform] = field(default_factory=dict)
     report: Report = field(default_factory=Report)
+    members: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of an ensemble that classifies: what each member says, by its id."""

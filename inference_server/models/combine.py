@@ -80,13 +80,17 @@ def majority(results: Sequence[Result], case: Case, manifest: Manifest, names: S
     return Result(tuple(_vote(votes, case, manifest.id if votes[0].name == names[0] else "") for votes in together))
 
 
-def combine_classes(results: Sequence[Result], manifest: Manifest) -> Result:
-    """Return the mean probability of each class, or for `majority` the share of members that find it the likeliest."""
+def combine_classes(results: Sequence[Result], manifest: Manifest, names: Sequence[str]) -> Result:
+    """Return the mean probability of each class, or for `majority` the share of members that find it the likeliest.
+
+    What each member says, by `names`, stands beside it.
+    """
     found = [result.classifications for result in results]
-    if manifest.combine == "majority":
-        votes = Counter(max(one, key=lambda name: one[name]) for one in found)
-        return Result(classifications={name: votes[name] / len(found) for name in manifest.classes})
-    return Result(classifications={name: sum(one[name] for one in found) / len(found) for name in manifest.classes})
+    votes = Counter(max(one, key=lambda name: one[name]) for one in found)
+    shares = {name: votes[name] / len(found) for name in manifest.classes}
+    means = {name: sum(one[name] for one in found) / len(found) for name in manifest.classes}
+    members = dict(zip(names, found, strict=True))
+    return Result(classifications=shares if manifest.combine == "majority" else means, members=members)
 
 
 def _vote(votes: Sequence[Segmentation], case: Case, name: str) -> Segmentation:

@@ -106,7 +106,10 @@ class Engine:
         with course.phase("restoring"):
             classifies = manifest.kind == "classification"
             names = [member.id for member in members]
-            result = combine_classes(results, manifest) if classifies else majority(results, case, manifest, names)
+            if classifies:
+                result = combine_classes(results, manifest, names)
+            else:
+                result = majority(results, case, manifest, names)
         return _of_members(result, members, [(one.report.precision, one.report.backend) for one in results])
 
     def _add(self, mean: RunningMean, model: Model, case: Case, course: Course) -> tuple[str, str]:

@@ -41,6 +41,7 @@ def report_of(
     volumes = {one.name: volumes_cc(one) for one in result.segmentations if Output.VOLUMES in outputs}
     findings: dict[str, Any] = {
         "classifications": dict(result.classifications),
+        "members": {name: dict(classes) for name, classes in result.members.items()},
         "texts": dict(result.texts),
         "points": {name: array.tolist() for name, array in result.points.items()},
         "volumes_cc": volumes,

@@ -51,7 +51,7 @@ def without_result(task: Task) -> InferenceServerError:
     return ResultGone()
 
 
-FINDINGS = ("classifications", "texts", "points", "volumes_cc", "contents")
+FINDINGS = ("classifications", "members", "texts", "points", "volumes_cc", "contents")
 """What of a result stands in a task's report."""
 
 

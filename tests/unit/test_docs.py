@@ -37,7 +37,7 @@ def test_every_setting_is_described_and_no_other() -> None:
 
 def test_every_command_is_described_and_no_other() -> None:
     described = set(
-        re.findall(r"^\| `inference-server ([a-z ]+?)(?: [A-Z.]+)*`", page("command-line.md"), re.MULTILINE)
+        re.findall(r"^\| `inference-server ([a-z -]+?)(?: [A-Z.]+)*`", page("command-line.md"), re.MULTILINE)
     )
     assert described == set(commands(get_command(app)))
 

@@ -173,7 +173,7 @@ class TaskRecord(TaskSummary):
     result_size_bytes: int | None
     report: dict[str, Any] = Field(
         description="how the result came about: device, precision, software, notes, its `grid`; and what it is: "
-        "`classifications`, `texts`, `points`, `volumes_cc`, `contents`"
+        "`classifications` (of an ensemble also its `members`'), `texts`, `points`, `volumes_cc`, `contents`"
     )
 
 

@@ -196,7 +196,9 @@ def test_probabilities_of_classes_are_averaged(tmp_path: Path) -> None:
     case = Case({"image": Volume(quarter_picture()[None], Geometry((1, 8, 16)))})
     first, second = expected_quarters(), expected_quarters((100, 100, 50, 100))
     mean = {name: (first[name] + second[name]) / 2 for name in first}
-    assert ask(tmp_path, case).classifications == pytest.approx(mean, abs=1e-6)
+    result = ask(tmp_path, case)
+    assert result.classifications == pytest.approx(mean, abs=1e-6)
+    assert {name: pytest.approx(said, abs=1e-6) for name, said in result.members.items()} == {"a": first, "b": second}
     votes = {"top left": 0.5, "top right": 0.0, "bottom left": 0.5, "bottom right": 0.0}
     assert ask(tmp_path, case, model="votes").classifications == votes
 

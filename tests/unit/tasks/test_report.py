@@ -31,10 +31,12 @@ def report(result: Result, *, outputs: tuple[str, ...] = (), grid: Geometry | No
 
 
 def test_all_that_a_report_says_of_a_result_is_a_finding() -> None:
-    result = Result((segmentation(),), {"a": 0.5}, {"t": "x"}, points={"p": np.ones((1, 3))})
+    members = {"first": {"a": 0.25}, "second": {"a": 0.75}}
+    result = Result((segmentation(),), {"a": 0.5}, {"t": "x"}, points={"p": np.ones((1, 3))}, members=members)
     found = report(result, outputs=("volumes",))
     assert set(found) - set(asdict(Report())) - {"grid"} == set(FINDINGS)
     assert found["points"] == {"p": [[1.0, 1.0, 1.0]]}
+    assert found["members"] == members
     task = replace(queued_task(), report=found)
     shown = without_findings(task).report
     assert shown == {**asdict(Report()), "timings_s": {"reading": 1.5}, "grid": found["grid"]}
