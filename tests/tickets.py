@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from door_support import FakeModels, FakeTurns, Hands, empty_records
-from nifti_files import nifti, oblique, packed
+from nifti_files import nifti, oblique
 
 from inference_server.imaging.nifti import read_volume
 from inference_server.imaging.workspace import Layer, Role, Workspace, encode_workspace
@@ -36,7 +37,7 @@ ARRAY = np.arange(5 * 4 * 3, dtype=np.int16).reshape(5, 4, 3)
 
 def picture(seed: int = 0, array: np.ndarray = ARRAY) -> bytes:
     """Return an oblique, anisotropic image as clients export it: of four dimensions, the last of one time point."""
-    return packed(nifti(array[..., None], oblique(seed)))
+    return gzip.compress(nifti(array[..., None], oblique(seed)), 1, mtime=0)
 
 
 def layer(name: str, *tags: str, role: str = Role.OVERLAY) -> Layer:
