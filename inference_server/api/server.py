@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import selectors
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +26,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from inference_server.api.app import create_app
 from inference_server.api.context import EXTENSION
 from inference_server.api.doors import opened_dialects
+from inference_server.api.slow_clients import Connection, HeadWatch
 from inference_server.api.upload import PIECE_BYTES
 from inference_server.errors import SettingsError
 from inference_server.settings import Settings
@@ -138,9 +142,51 @@ class _Worker(ThreadWorker):  # type: ignore[misc]
     they are given a configuration of their own before anything of them is read.
 
     A process whose threads are all busy leaves new connections to the others; gunicorn would accept and keep them.
+
+    A connection gets a thread once its client has said something, and loses it when handshake and head of a request
+    take too long, or when reading or writing stalls afterwards.
     """
 
     _busy = 0
+
+    def init_process(self) -> None:
+        self._heads = HeadWatch(self.app.settings.head_limit_s)
+        super().init_process()
+
+    def accept(self, listener: socket.socket) -> None:
+        with suppress(BlockingIOError, ConnectionAbortedError):
+            client, address = listener.accept()
+            self.nr_conns += 1
+            self._await_first_bytes(Connection(self.cfg, client, address, listener.getsockname()))
+
+    def handle(self, conn: TConn) -> Any:
+        self._heads.begin(conn)
+        try:
+            kept = super().handle(conn)
+        finally:
+            self._heads.end(conn)
+        if not kept:
+            conn.close(graceful=True)
+        return kept
+
+    def handle_request(self, req: Any, conn: TConn) -> Any:
+        self._heads.end(conn)
+        conn.sock.settimeout(self.app.settings.stall_limit_s)
+        try:
+            return super().handle_request(req, conn)
+        except TimeoutError:
+            log.info("a client did not read its answer")
+            conn.close()
+            return False
+
+    def murder_pending(self) -> None:
+        super().murder_pending()
+        self._heads.sweep()
+
+    def _await_first_bytes(self, conn: TConn) -> None:
+        conn.set_timeout()
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         app = getattr(self, "wsgi", None)
@@ -175,7 +221,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         ready: Callable[[str], None],
     ) -> None:
         """Take listeners: the one of HTTP, and with a context that of HTTPS."""
-        self._settings = settings
+        self.settings = settings
         self._make_app = make_app
         schemes = ("http", "https")
         self._urls = " ".join(_url(listener, scheme) for listener, scheme in zip(listeners, schemes, strict=False))
@@ -189,7 +235,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
     def load_config(self) -> None:
         """Set what differs from gunicorn's own choices."""
-        settings = self._settings
+        settings = self.settings
         chosen: dict[str, Any] = {
             "bind": self._binds,
             "backlog": BACKLOG,
@@ -213,14 +259,14 @@ class _Server(BaseApplication):  # type: ignore[misc]
         config = Config()
         for name, value in chosen.items():
             config.set(name, value)
-        config.set("certfile", str(self._settings.certificate))  # says that it is TLS; the context holds the rest
+        config.set("certfile", str(self.settings.certificate))  # says that it is TLS; the context holds the rest
         config.set("ssl_context", lambda _config, _default: self._context)
         return config
 
     def load(self) -> Flask:
         """Make the application; called in each process, after the fork."""
         SocketUnreader.max_body_chunk = PIECE_BYTES
-        return self._make_app(self._settings)
+        return self._make_app(self.settings)
 
     def run(self) -> None:
         """Serve until told to stop."""

@@ -30,8 +30,6 @@ TEXT_LIMIT_BYTES = 64 * 1024
 PART_LIMIT = 32
 ROOM_STEP_BYTES = 64 * MIB
 LINGER_S = 5.0
-STALL_S = 60.0
-"""Longest silence of a client that uploads. One that vanished would otherwise keep its thread for good."""
 
 BROKEN_STREAM = (OSError, ParseException, HTTPException)
 """What reading a body raises when the client is gone or its chunks are not chunks."""
@@ -103,8 +101,8 @@ def received(request: Request, tasks: Tasks, parts: Parts, *, limit_bytes: int) 
         StorageFull: the disk has no room for it.
     """
     with staging(tasks) as upload:
-        with body(request, tasks, limit_bytes=limit_bytes) as pieces:
-            _receive(upload, parts, _events(_boundary(request), pieces))
+        pieces = body(request, tasks, limit_bytes=limit_bytes)
+        _receive(upload, parts, _events(_boundary(request), pieces))
         yield upload
 
 
@@ -118,9 +116,8 @@ def staging(tasks: Tasks) -> Iterator[Upload]:
         upload.discard()
 
 
-@contextmanager
-def body(request: Request, tasks: Tasks, *, limit_bytes: int) -> Iterator[Iterator[bytes]]:
-    """Give the pieces of a body of any kind, to be read within the `with` block.
+def body(request: Request, tasks: Tasks, *, limit_bytes: int) -> Iterator[bytes]:
+    """Return the pieces of a body of any kind.
 
     Raises:
         TooLarge: it announces more than `limit_bytes`, or has more.
@@ -128,8 +125,7 @@ def body(request: Request, tasks: Tasks, *, limit_bytes: int) -> Iterator[Iterat
         MalformedMessage: while it is read: it ends early.
     """
     _refuse_early(request, tasks, limit_bytes)
-    with _no_stall(request):
-        yield _pieces(request, tasks, limit_bytes)
+    return _pieces(request, tasks, limit_bytes)
 
 
 @contextmanager
@@ -157,19 +153,6 @@ def linger(request: Request) -> None:
             connection.settimeout(left_s)
             if not request.environ["wsgi.input"].read(PIECE_BYTES):
                 return
-
-
-@contextmanager
-def _no_stall(request: Request) -> Iterator[None]:
-    connection: socket.socket | None = request.environ.get("gunicorn.socket")
-    if connection is None:
-        yield
-        return
-    connection.settimeout(STALL_S)
-    try:
-        yield
-    finally:
-        connection.settimeout(None)
 
 
 def _refuse_early(request: Request, tasks: Tasks, limit_bytes: int) -> None:

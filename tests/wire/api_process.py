@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ NOBODY = "redis://127.0.0.1:1/0"
 class Api(Hands):
     """A running API and its log; `urls` are that of HTTP and, with `--tls`, that of HTTPS."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, **settings: object) -> None:
         models = folder / "models" / "one"
         for name, content in {
             "model.yaml": "id: one\n",
@@ -37,21 +37,22 @@ class Api(Hands):
             (models / name).write_text(content)
         self.data = folder / "data"
         self.log = folder / "log"
-        self.process = self._start(folder / "models", options)
+        self.process = self._start(folder / "models", options, settings)
         self.urls = self._ready()
         self.url = self.urls[0]
         super().__init__(Settings(data_dir=self.data))
 
-    def _start(self, models: Path, options: Sequence[str]) -> subprocess.Popen[str]:
-        settings = {
+    def _start(self, models: Path, options: Sequence[str], settings: Mapping[str, object]) -> subprocess.Popen[str]:
+        chosen = {
             "BROKER_URL": NOBODY,
             "ZOO": "false",
             "UPLOAD_LIMIT_BYTES": LIMIT_BYTES,
             "DISK_LOW_BYTES": 0,
             "API_THREADS": THREADS,
             "API_PROCESSES": PROCESSES,
+            **settings,
         }
-        environment = {f"INFERENCE_SERVER_{name}": str(value) for name, value in settings.items()}
+        environment = {f"INFERENCE_SERVER_{name}": str(value) for name, value in chosen.items()}
         command = [sys.executable, "-m", "inference_server", "api", "--port", "0"]
         with self.log.open("w") as log:
             return subprocess.Popen(

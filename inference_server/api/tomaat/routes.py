@@ -81,8 +81,8 @@ def predict_as_json(model: str | None = None) -> Response:
     interface = interface_of(manifest)
     first.refuse_unfit(manifest, interface)
     with staging(here.tasks) as upload:
-        with body(request, here.tasks, limit_bytes=here.settings.upload_limit_bytes) as pieces:
-            sent = first.receive(pieces, upload, interface)
+        pieces = body(request, here.tasks, limit_bytes=here.settings.upload_limit_bytes)
+        sent = first.receive(pieces, upload, interface)
         task = _submitted(here, manifest, interface, sent, upload)
     task = _ended(here, task)
     result = here.tasks.result(task.uid, caller())

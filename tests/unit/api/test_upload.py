@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -227,16 +226,6 @@ def test_no_bytes_make_it_fail_in_another_way(doors: Doors, noise: bytes, as_hea
     with suppress(BadRequest, TooLarge), received(request(body), doors.tasks, PARTS, limit_bytes=MIB):
         pass
     assert doors.blob_files() == []
-
-
-def test_a_client_that_falls_silent_is_let_go(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference_server.api.upload.STALL_S", 0.1)
-    ours, theirs = socket.socketpair()
-    with ours, theirs, ours.makefile("rb") as stream:
-        theirs.sendall(part("zip_file", b"a beginning"))
-        asked = request(b"", **{"wsgi.input": stream, "gunicorn.socket": ours, "CONTENT_LENGTH": "1000"})
-        assert isinstance(refused(doors, asked), MalformedMessage)
-        assert ours.gettimeout() is None
 
 
 def test_parts_of_other_names_are_passed_over_where_a_route_says_so(doors: Doors) -> None:
