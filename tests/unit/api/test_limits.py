@@ -20,6 +20,22 @@ def test_every_limit_is_told_as_it_is_set(tmp_path: Path) -> None:
     doors.close()
 
 
+BOUNDS = {
+    "tasks that wait, in all and for one model": ("queue_limit", "model_queue_limit"),
+    "tasks of a token, and of those who have none": ("token_task_limit", "anonymous_task_limit"),
+    "sizes, sent and unpacked": ("upload_limit_bytes", "unpacked_limit_bytes", "image_limit_bytes", "member_limit"),
+    "the disk": ("disk_low_bytes",),
+    "times": ("task_time_limit_s", "queue_time_limit_s", "wait_limit_s", "head_limit_s", "stall_limit_s"),
+    "memory of a computation": ("child_memory_bytes",),
+    "tries": ("max_attempts", "sign_in_limit"),
+}
+
+
+@pytest.mark.parametrize("names", BOUNDS.values(), ids=BOUNDS)
+def test_every_bound_is_among_them(names: tuple[str, ...]) -> None:
+    assert set(names) <= set(LimitRecord.model_fields)
+
+
 def test_the_error_that_a_limit_answers_with_exists() -> None:
     named = {
         code
