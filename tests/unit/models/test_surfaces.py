@@ -12,6 +12,7 @@ from nifti_files import oblique
 from scipy.spatial import cKDTree
 
 from inference_server.imaging.volume import Geometry, Volume
+from inference_server.models import surfaces as surfaces_module
 from inference_server.models.case import Segmentation
 from inference_server.models.manifest import LabelName
 from inference_server.models.mesh import Mesh
@@ -98,6 +99,47 @@ def test_a_surface_is_smooth() -> None:
     outward = (a + b + c) / 3 - (geometry.affine @ [30, 25, 12, 1])[:3]
     cosines = (normals * outward).sum(1) / np.linalg.norm(normals, axis=1) / np.linalg.norm(outward, axis=1)
     assert np.median(cosines) > 0.95
+
+
+@pytest.mark.parametrize(("most", "left"), [(5000, range(4990, 5001)), (10, range(3000, 4000))])
+def test_a_large_surface_is_reduced_and_stays_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, most: int, left: range
+) -> None:
+    """As far as it may be: what the shape needs is kept, however few are wished for."""
+    segmentation = ball_and_box(grid(1))
+    whole = dict(surfaces(segmentation))[1]
+    assert len(whole.triangles) > 7000
+    monkeypatch.setattr(surfaces_module, "TRIANGLES", most)
+    mesh = dict(surfaces(segmentation))[1]
+    assert len(mesh.triangles) in left
+    is_closed(mesh)
+    assert mesh.enclosed_mm3 == pytest.approx(whole.enclosed_mm3, rel=0.005)
+    assert cKDTree(whole.vertices).query(mesh.vertices)[0].max() < 1e-4  # nothing new, only less
+    apart_mm = [distances_mm(mesh, whole.vertices).max(), distances_mm(whole, points_on(mesh)).max()]
+    assert max(apart_mm) < 0.5 * min(SPACING)
+
+
+def points_on(mesh: Mesh) -> np.ndarray:
+    """The middles of all triangles and of their sides."""
+    a, b, c = (mesh.vertices[mesh.triangles[:, corner]] for corner in range(3))
+    return np.concatenate([(a + b + c) / 3, (a + b) / 2, (b + c) / 2, (c + a) / 2])
+
+
+def distances_mm(mesh: Mesh, points: np.ndarray) -> np.ndarray:
+    """How far points are from a surface, by VTK."""
+    from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray
+    from vtkmodules.vtkCommonCore import vtkPoints
+    from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkPolyData
+    from vtkmodules.vtkFiltersCore import vtkImplicitPolyDataDistance
+
+    corners, triangles, surface = vtkPoints(), vtkCellArray(), vtkPolyData()
+    corners.SetData(numpy_to_vtk(mesh.vertices, deep=True))
+    triangles.SetData(3, numpy_to_vtkIdTypeArray(mesh.triangles.ravel(), deep=True))
+    surface.SetPoints(corners)
+    surface.SetPolys(triangles)
+    distance = vtkImplicitPolyDataDistance()
+    distance.SetInput(surface)
+    return np.abs([distance.EvaluateFunction(point) for point in points.tolist()])
 
 
 @pytest.mark.parametrize("radius", [4.0, 6.0, 10.0])
