@@ -7,7 +7,19 @@ from collections.abc import Callable
 
 import typer
 
-from inference_server.commands import announcer, audit, certs, client, doctor, models, serve, tokens, tomaat
+from inference_server.commands import (
+    announcer,
+    audit,
+    certs,
+    classify,
+    client,
+    doctor,
+    dss,
+    models,
+    serve,
+    tokens,
+    tomaat,
+)
 from inference_server.errors import InferenceServerError
 
 app = typer.Typer(
@@ -29,11 +41,21 @@ SERVER = (
     audit.audit,
     certs.certs,
 )
-CLIENT = (client.submit, client.status, client.fetch, client.cancel, client.retry, client.delete, client.tasks)
+CLIENT = (
+    client.submit,
+    client.status,
+    client.fetch,
+    client.cancel,
+    client.retry,
+    client.delete,
+    client.tasks,
+    classify.classify,
+)
 COMMANDS: tuple[Callable[..., None], ...] = (*SERVER, *CLIENT)
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(announcer.app, name="announcer")
+app.add_typer(dss.app, name="dss")
 app.add_typer(models.app, name="models")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(tomaat.app, name="tomaat")

@@ -90,7 +90,7 @@ class Client:
             BadRequest: the certificate cannot be read.
         """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        url, verify = _server_url(server), _trusted(certificate)
+        url, verify = _server_url(server), trusted(certificate)
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, verify=verify)
 
     def __enter__(self) -> Client:
@@ -109,6 +109,8 @@ class Client:
         images: Sequence[Path | str],
         *,
         parameters: Mapping[str, Any] | None = None,
+        points: Mapping[str, Sequence[Sequence[float]]] | None = None,
+        outputs: Sequence[str] = (),
         priority: str = "normal",
         idempotency_key: str | None = None,
     ) -> RemoteTask:
@@ -118,6 +120,8 @@ class Client:
             model: the model's id.
             images: NIfTI files in channel order, or one zipped case (`.zip`). Streamed, never held in memory.
             parameters: values for what the model declares.
+            points: the points that the model takes, by name, each `(x, y, z)` in LPS mm.
+            outputs: what is made beyond what the model gives: `meshes`, `volumes`.
             priority: `urgent`, `normal` or `batch`.
             idempotency_key: the same key gives the same task again; made fresh where none is given, so that a
                 submission that is repeated after a lost answer makes no second task.
@@ -127,9 +131,14 @@ class Client:
         """
         key = idempotency_key or uuid.uuid4().hex
         fields = {"model": model, "priority": priority, "parameters": json.dumps(dict(parameters or {}))}
+        if points:
+            fields["points"] = json.dumps({name: [list(point) for point in each] for name, each in points.items()})
+        if outputs:
+            fields["outputs"] = json.dumps(list(outputs))
         with ExitStack() as stack:
             files = [_part(stack, Path(image)) for image in images]
-            answer = self._request("POST", "/api/v1/tasks", data=fields, files=files, headers={"Idempotency-Key": key})
+            parts = [*((name, (None, text)) for name, text in fields.items()), *files]
+            answer = self._request("POST", "/api/v1/tasks", files=parts, headers={"Idempotency-Key": key})
         return _task(answer.json())
 
     def status(self, uid: str, *, wait_s: float = 0.0, revision: int | None = None) -> RemoteTask:
@@ -203,9 +212,10 @@ class Client:
                 return
             query["cursor"] = page["next_cursor"]
 
-    def events(self, uid: str) -> list[Mapping[str, Any]]:
-        """Return a task's log."""
-        return list(self._request("GET", f"/api/v1/tasks/{uid}/events").json()["events"])
+    def events(self, uid: str, *, since: int = 0) -> list[Mapping[str, Any]]:
+        """Return a task's log, or what came after the line whose `seq` is `since`."""
+        answer = self._request("GET", f"/api/v1/tasks/{uid}/events", params={"since": since})
+        return list(answer.json()["events"])
 
     def models(self) -> list[Mapping[str, Any]]:
         """Return the manifests of the models served."""
@@ -263,7 +273,12 @@ def _server_url(server: str) -> str:
     raise ServerError("The address of the server is not a URL; one like http://127.0.0.1:8000 was expected.")
 
 
-def _trusted(certificate: Path | str | None) -> ssl.SSLContext | bool:
+def trusted(certificate: Path | str | None) -> ssl.SSLContext | bool:
+    """Return what to verify a server with: the usual authorities, or the certificates of a file.
+
+    Raises:
+        BadRequest: the file cannot be read.
+    """
     if certificate is None:
         return True
     try:

@@ -45,7 +45,7 @@ def submit(
     if out:
         result_folder(out)  # before an hour's computation, not after it
     with Client(server, token=token, certificate=certificate) as client:
-        task = client.submit(model, images, parameters=_parameters(param or []), priority=priority)
+        task = client.submit(model, images, parameters=parameters(param or []), priority=priority)
         if wait or out:
             task = _watched(client, task)
         written = client.fetch(task.uid, out) if out else []
@@ -147,7 +147,12 @@ def _progress_line() -> Iterator[Spinner]:
         yield line
 
 
-def _parameters(given: list[str]) -> dict[str, Any]:
+def parameters(given: list[str]) -> dict[str, Any]:
+    """Return parameters given as `name=value`.
+
+    Raises:
+        BadRequest: one is given otherwise.
+    """
     pairs = [text.partition("=") for text in given]
     for name, separator, _ in pairs:
         if not name or not separator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,11 @@ class User:
     def send(self, service: str, workspace: Path) -> int:
         """Make a ticket, send a workspace, and say that all is there; a ticket that cannot be sent is deleted."""
         ticket = self.create(service)
-        try:
+        with ExitStack() as failed:
+            failed.callback(self._dropped, ticket)
             self.upload(ticket, workspace)
             self.submit(ticket)
-        except BaseException:
-            self._dropped(ticket)
-            raise
+            failed.pop_all()
         return ticket
 
     def tickets(self) -> list[TicketRow]:
