@@ -118,10 +118,13 @@ class Supervisor:
         return (*self._broker, *self._own)
 
     def _return_claims(self, pid: int) -> None:
-        """Return what a dead worker held, also one that died while it was not all up."""
+        """Return what a dead worker held, also one that died while it was not all up.
+
+        Each of its children may have had a turn for which nothing was claimed yet, so there are as many new ones.
+        """
         try:
-            lost = self._claims.lose(worker_name(pid), alive_pids=())
-            send_turns(self._turns, self._settings.queue_names, len(lost))
+            self._claims.lose(worker_name(pid), alive_pids=())
+            send_turns(self._turns, self._settings.queue_names, self._settings.worker_children)
         except StoreUnavailable:
             log.warning("claims of the dead worker are left to housekeeping")
 

@@ -54,7 +54,7 @@ class Guardian:
         self._children: set[int] = set()
         self._warm: set[int] = set()
         self._is_ready = False
-        self._owes = False
+        self._owed = 0
         self._refused = False
         self._ending = False
         self._one_at_a_time = threading.Lock()
@@ -96,7 +96,8 @@ class Guardian:
             self._bury()
             _kill_groups(self._children)
             _await_deaths(self._children, time.monotonic() + KILL_LIMIT_S)
-            self._send_turns(self._claims.hand_back(self._worker))
+            self._claims.hand_back(self._worker)
+            self._send_turns(self._settings.worker_children)  # each may have had a turn, and claimed nothing yet
         except StoreUnavailable:
             log.warning("claims are left to housekeeping", extra={"worker": self._worker})
         log.info("worker stopped", extra={"worker": self._worker})
@@ -144,16 +145,16 @@ class Guardian:
             _kill_groups(dead)  # what a dead child has started lives on
             self._children -= dead
             self._warm -= dead
-            self._owes = True
-        if self._owes:
+            self._owed += len(dead)
+        if self._owed:
             self._return_claims()
-            self._owes = False
+            self._send_turns(self._owed)  # each had a turn, perhaps one for which nothing was claimed yet
+            self._owed = 0
 
     def _return_claims(self) -> None:
         lost = self._claims.lose(self._worker, alive_pids=self._children)
         if lost:
             log.warning("tasks lost with their child", extra={"worker": self._worker, "tasks": lost})
-            self._send_turns(len(lost))
 
     def _send_turns(self, count: int) -> None:
         send_turns(self._turns, self._settings.queue_names, count)

@@ -94,6 +94,20 @@ def test_a_spare_worker_takes_the_place_of_a_dead_one(mended: LaunchedServer, bo
     assert part(mended.pid, "worker") == ready[0]
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["worker", "children"])
+def test_a_turn_that_goes_with_its_taker_is_sent_again(whole: bool, mended: LaunchedServer, box: Path) -> None:
+    worker = part(mended.pid, "worker")
+    assert worker
+    children = worker.children()
+    for child in children:
+        child.suspend()  # it takes a turn and claims nothing
+    with Client(mended.url) as client:
+        uids = [client.submit("bright", [box]).uid for _ in range(2)]
+        for process in [worker] if whole else children:
+            process.kill()
+        assert {client.wait(uid, timeout_s=60).status for uid in uids} == {"finished"}
+
+
 @pytest.mark.parametrize("name", ["worker", "api", "housekeeping"])
 def test_a_part_that_dies_is_restarted_and_no_task_is_lost(name: str, mended: LaunchedServer, box: Path) -> None:
     with Client(mended.url) as client:
