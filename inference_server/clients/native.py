@@ -28,6 +28,7 @@ POLL_S = 25.0
 RETRY_S = 0.5
 MEMBER_LIMIT = 10_000
 UNPACKED_LIMIT_BYTES = 1 << 40
+RESULT_FOLDERS = ("meshes", "transforms")
 
 
 class ServerError(InferenceServerError):
@@ -171,7 +172,8 @@ class Client:
             task = self._next(uid, task, min(POLL_S, left_s))
 
     def fetch(self, uid: str, folder: Path | str) -> list[Path]:
-        """Download a result and unpack it: label volumes (`.nii.gz`), each with its label names (`.json`).
+        """Download a result and unpack it: label volumes (`.nii.gz`), each with its label names (`.json`), and folders
+        of meshes and transforms where there are any.
 
         Returns:
             The files written, sorted by name.
@@ -345,10 +347,11 @@ def _task(record: Mapping[str, Any]) -> RemoteTask:
 
 
 def _unpack(packed: Path, folder: Path) -> list[Path]:
-    archive = open_archive(packed, member_limit=MEMBER_LIMIT, unpacked_limit_bytes=UNPACKED_LIMIT_BYTES)
+    limits = {"member_limit": MEMBER_LIMIT, "unpacked_limit_bytes": UNPACKED_LIMIT_BYTES}
     written = []
-    with archive:
+    with open_archive(packed, folders=RESULT_FOLDERS, **limits) as archive:
         for name in sorted(archive.names):
+            (folder / name).parent.mkdir(exist_ok=True)
             with archive.open(name) as member, (folder / name).open("wb") as out:
                 while block := member.read(1 << 20):
                     out.write(block)

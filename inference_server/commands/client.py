@@ -14,6 +14,7 @@ from rich.status import Status as Spinner
 from rich.table import Table
 
 from inference_server.clients.native import Client, RemoteTask, result_folder
+from inference_server.clients.tomaat.points import Point, read_points
 from inference_server.errors import BadRequest, TaskError
 
 Server = Annotated[str, typer.Option(envvar="INFERENCE_SERVER_SERVER", help="The server's URL.")]
@@ -31,8 +32,12 @@ progress = Console(stderr=True)
 
 def submit(
     model: Annotated[str, typer.Argument(help="The model's id.")],
-    images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="NIfTI files in channel order.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(exists=True, dir_okay=False, help="NIfTI files in channel order.")
+    ] = None,
     param: Annotated[list[str] | None, typer.Option("--param", help="A parameter as name=value.")] = None,
+    points: Annotated[list[str] | None, typer.Option("--points", help="Points as name=FILE.")] = None,
+    outputs: Annotated[str, typer.Option(help="What is made beyond labels: meshes, volumes, or both.")] = "",
     priority: Annotated[str, typer.Option(help="urgent, normal or batch.")] = "normal",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, showing progress.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the result; implies --wait.")] = None,
@@ -45,7 +50,14 @@ def submit(
     if out:
         result_folder(out)  # before an hour's computation, not after it
     with Client(server, token=token, certificate=certificate) as client:
-        task = client.submit(model, images, parameters=parameters(param or []), priority=priority)
+        task = client.submit(
+            model,
+            images or [],
+            parameters=parameters(param or []),
+            points=_points(points or []),
+            outputs=[name.strip() for name in outputs.split(",") if name.strip()],
+            priority=priority,
+        )
         if wait or out:
             task = _watched(client, task)
         written = client.fetch(task.uid, out) if out else []
@@ -158,3 +170,12 @@ def parameters(given: list[str]) -> dict[str, Any]:
         if not name or not separator:
             raise BadRequest("A parameter is given as --param name=value.")
     return {name: value for name, _, value in pairs}
+
+
+def _points(given: list[str]) -> dict[str, list[Point]]:
+    """Return the points of files, which are RAS, as the API takes them, LPS."""
+    pairs = [text.partition("=") for text in given]
+    for name, _, file in pairs:
+        if not name or not file:
+            raise BadRequest("Points are given as --points name=FILE.")
+    return {name: [(-x, -y, z) for x, y, z in read_points(Path(file))] for name, _, file in pairs}

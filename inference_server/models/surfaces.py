@@ -110,7 +110,8 @@ def _reduced(surface: vtkPolyData, error_mm: float) -> vtkPolyData:
     reducer.SetAbsoluteError(error_mm)
     reducer.AccumulateErrorOn()
     reducer.Update()
-    return reducer.GetOutput()
+    found: vtkPolyData = reducer.GetOutput()
+    return found
 
 
 def _image(inside: NDArray[np.bool_], geometry: Geometry) -> vtkImageData:

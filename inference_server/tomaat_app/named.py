@@ -79,8 +79,7 @@ def _by_name(read: Callable[..., Any], place: int) -> Callable[..., Any]:
     return reading
 
 
-@functools.cache
-def _named_type(plain: type) -> type:
+def _named_type(plain: type[Any]) -> type[Any]:
     return type(f"Named{plain.__name__}", (Named, plain), {})
 
 

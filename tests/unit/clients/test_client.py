@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import email
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,3 +73,46 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_sent(out:
     with pytest.raises(BadRequest, match="The folder for the result cannot be written") as caught:
         submit("m", [tmp_path / "file"], out=tmp_path / out, server="http://127.0.0.1:9")
     assert caught.value.field == "out"
+
+
+def test_points_and_further_outputs_are_sent_as_the_api_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[httpx.Request] = []
+
+    def accept(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(202, json={**TASK, "status": "queued"})
+
+    monkeypatch.setattr("inference_server.commands.client.Client", lambda *_, **__: client_of(accept))
+    (tmp_path / "seeds.csv").write_text("x,y,z\n1.5,-2,3\n")
+    submit("align", None, points=[f"seeds={tmp_path / 'seeds.csv'}"], outputs="meshes, volumes")
+    head = b"Content-Type: " + sent[0].headers["Content-Type"].encode() + b"\n\n"
+    parts = email.message_from_bytes(head + sent[0].read()).get_payload()
+    assert {part.get_param("name", header="Content-Disposition"): part.get_payload() for part in parts} == {
+        "model": "align",
+        "priority": "normal",
+        "parameters": "{}",
+        "points": '{"seeds": [[-1.5, 2.0, 3.0]]}',
+        "outputs": '["meshes", "volumes"]',
+    }
+
+
+@pytest.mark.parametrize("given", ["seeds", "=file", "seeds="])
+def test_points_without_a_name_or_a_file_are_refused(given: str) -> None:
+    with pytest.raises(BadRequest, match="Points are given as --points name=FILE"):
+        submit("align", None, points=[given])
+
+
+def test_meshes_and_transforms_of_a_result_are_unpacked_into_their_folders(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "result.zip", "w") as archive:
+        for name in ("organs.json", "meshes/LIVER.vtk", "transforms/back.mat"):
+            archive.writestr(name, name)
+    client = client_of(lambda _: httpx.Response(200, content=(tmp_path / "result.zip").read_bytes()))
+    written = client.fetch("u", tmp_path / "out")
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == [
+        "meshes/LIVER.vtk",
+        "organs.json",
+        "transforms/back.mat",
+    ]
+    assert (tmp_path / "out" / "meshes" / "LIVER.vtk").read_text() == "meshes/LIVER.vtk"
