@@ -53,7 +53,7 @@ def read_sent(files: Files) -> Sent:
     if len(names) != 1:
         came = f"{len(names)} came" if names else "none came"
         raise BadRequest(f"A ticket has one workspace, a file that ends in {ENDING}; {came}.", field="workspace")
-    workspace = read_workspace(files[names[0]].read_bytes())
+    workspace = replace(read_workspace(files[names[0]]), folder=None)
     kept = tuple(layer for layer in workspace.layers if layer.role != Role.MESH)
     _check_uploaded(kept, files)
     return Sent(_with_layers(workspace, kept), files)

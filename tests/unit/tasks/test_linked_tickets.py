@@ -27,6 +27,7 @@ from inference_server.errors import (
     UnknownTask,
 )
 from inference_server.imaging.workspace import Landmark, Role, SnapLabel, Workspace, read_workspace
+from inference_server.imaging.workspace.xml import LIMIT_BYTES
 from inference_server.models.case import Result
 from inference_server.models.manifest import Channel, LabelName, Manifest, NamedInput
 from inference_server.tasks.caller import Caller
@@ -107,6 +108,7 @@ NO_IMAGE = b"GIF89a" + bytes(400)
         ("one", Workspace((main(),)), {WORKSPACE: None}, "one workspace, .* none came"),
         ("one", Workspace((main(),)), {"b.itksnap": b""}, "one workspace, .* 2 came"),
         ("one", Workspace((main(),)), {WORKSPACE: b"not"}, "The workspace is not well-formed XML"),
+        ("one", Workspace((main(),)), {WORKSPACE: bytes(LIMIT_BYTES + 1)}, "The workspace is larger than 16 MiB"),
         ("one", Workspace((main(),)), {"layer_000.nii.gz": NO_IMAGE}, "NIfTI"),
         ("one", Workspace((main(),)), {"layer_000.nii.gz": picture()[:100]}, "damaged or cut off"),
     ],
@@ -118,7 +120,7 @@ def test_what_cannot_be_run_is_refused_in_words_and_the_ticket_stays(
     ticket = site.sent(files, model)
     with pytest.raises(InferenceServerError, match=sentence) as refused:
         site.ready(ticket)
-    assert refused.value.status in (400, 422)
+    assert refused.value.status in (400, 413, 422)
     assert site.now(ticket) == ticket
     assert not site.store.page(TaskFilter()).tasks
     assert len(site.blob_files()) == len(files)
