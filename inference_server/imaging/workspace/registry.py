@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -61,8 +62,18 @@ class Folder:
         return replace(self, folders={**self.folders, key: below})
 
     def with_elements(self, pattern: str, elements: Iterable[Folder]) -> Folder:
-        """Return the same tree with a numbered list in the place of the one that was there."""
-        old = {pattern.format(number) for number in range(len(self.elements(pattern)))}
-        kept = {key: folder for key, folder in self.folders.items() if key not in old}
+        """Return the same tree with a numbered list in the place of the one that was there.
+
+        What stood beyond a gap, and so was none of the list, goes if the list gets longer or shorter: it must not
+        become a part of it.
+        """
         listed = {pattern.format(number): folder for number, folder in enumerate(elements)}
+        same_length = len(listed) == len(self.elements(pattern))
+        numbered = _matcher(pattern)
+        kept = {key: folder for key, folder in self.folders.items() if same_length or not numbered.fullmatch(key)}
         return replace(self, folders={**kept, **listed})
+
+
+def _matcher(pattern: str) -> re.Pattern[str]:
+    before, _, after = re.sub(r"\{[^}]*\}", "\0", pattern).partition("\0")
+    return re.compile(f"{re.escape(before)}[0-9]+{re.escape(after)}")

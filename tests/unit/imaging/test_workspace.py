@@ -158,10 +158,16 @@ def test_a_shorter_list_leaves_nothing_of_the_longer_one() -> None:
     root = decode_registry(
         encode_workspace(replace(workspace, layers=workspace.layers[:1], labels=workspace.labels[1:], landmarks=()))
     )
-    assert set(root.folder("Layers").folders) == {"Layer[000]", "Layer[003]"}
+    assert set(root.folder("Layers").folders) == {"Layer[000]"}
     table = root.folder("Layers.Layer[000].ProjectMetaData.IRIS.LabelTable")
     assert (set(table.folders), table.get("NumberOfElements")) == ({"Element[0]"}, "1")
     assert root.get("Annotations.Annotations.ArraySize") == "1"
+
+
+def test_what_stood_beyond_a_gap_does_not_become_a_layer() -> None:
+    workspace = read_workspace(SAVED.encode())
+    again = read_workspace(encode_workspace(workspace.with_layer(Layer("new.nii.gz"))))
+    assert [layer.file_name for layer in again.layers] == ["t1.nii.gz", "flair.nii.gz", "new.nii.gz"]
 
 
 @pytest.mark.parametrize("text", ["a & b < c > d \" e ' f", "zwei\nZeilen\tund\rmehr", "Größe 🧠", "  blanks  "])
