@@ -22,7 +22,11 @@ KEY_PREFIX = "isk_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 _VALID = announcement_keys.c.revoked_at.is_(None)
-_SID = select(announcement_keys.c.sid).where(announcement_keys.c.digest == bindparam("the_digest"), _VALID)
+_SID = (
+    select(announcement_keys.c.sid)
+    .where(announcement_keys.c.digest == bindparam("the_digest"), _VALID)
+    .with_for_update()  # announcements with one key come one after the other
+)
 _TAKEN = select(exists().where(announcement_keys.c.name == bindparam("the_name"), _VALID))
 _REVOKE = (
     update(announcement_keys)
@@ -34,7 +38,11 @@ _REVOKE = (
 _FORGET = delete(announced).where(
     or_(announced.c.creation_time <= bindparam("before"), announced.c.sid == bindparam("the_sid"))
 )
-_LIVE = select(announced).where(announced.c.creation_time > bindparam("before")).order_by(announced.c.creation_time)
+_LIVE = (
+    select(announced)
+    .where(announced.c.creation_time > bindparam("before"))
+    .order_by(announced.c.creation_time, announced.c.sid)
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class Announcements:
 
     def all_keys(self) -> list[Key]:
         """Return every key that was ever made, the oldest first."""
-        query = select(announcement_keys).order_by(announcement_keys.c.created_at)
+        query = select(announcement_keys).order_by(announcement_keys.c.created_at, announcement_keys.c.name)
         with self._database.reading() as connection:
             return [_key(row) for row in connection.execute(query)]
 

@@ -79,13 +79,17 @@ class Database:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, *, wait_s: float = BUSY_TIMEOUT_S) -> Iterator[Connection]:
         """Give a connection inside a transaction that is committed at the end, or undone by an exception.
+
+        Args:
+            wait_s: how long to wait for the writer before it, where there can be one only (SQLite).
 
         Raises:
             StoreUnavailable: the database cannot be reached, or the wait for other writers was too long.
         """
-        with self._errors(), self.engine.begin() as connection:
+        options = {"wait_s": wait_s}
+        with self._errors(), self.engine.connect() as connection, connection.execution_options(**options).begin():
             yield connection
 
     @contextmanager
@@ -228,8 +232,13 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
-    if not options.get("plain"):
-        connection.exec_driver_sql("BEGIN" if options.get("reading") else "BEGIN IMMEDIATE")
+    if options.get("plain"):
+        return
+    if options.get("reading"):
+        connection.exec_driver_sql("BEGIN")
+        return
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(1000 * options.get('wait_s', BUSY_TIMEOUT_S))}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _data_version(connection: PoolProxiedConnection) -> int:

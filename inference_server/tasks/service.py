@@ -14,7 +14,7 @@ from inference_server.settings import Settings
 from inference_server.tasks.admission import bounds_of
 from inference_server.tasks.blobs import Blobs, open_blobs
 from inference_server.tasks.caller import Caller
-from inference_server.tasks.database import open_database
+from inference_server.tasks.database import BUSY_TIMEOUT_S, open_database
 from inference_server.tasks.record import Event, NewTask, Priority, Status, Task, new_uid
 from inference_server.tasks.results import ResultFile, without_result
 from inference_server.tasks.store import Page, Store, TaskFilter
@@ -200,10 +200,16 @@ class Tasks:
         self.get(uid, caller)
         return self.store.events(uid, since)
 
-    def result(self, uid: str, caller: Caller) -> ResultFile:
+    def result(self, uid: str, caller: Caller, *, wait_s: float = BUSY_TIMEOUT_S) -> ResultFile:
         """Return the result of a finished task; the audit log notes that it was given.
 
+        Args:
+            uid: of the task.
+            caller: who asks.
+            wait_s: how long the log may be waited for.
+
         Raises:
+            StoreUnavailable: the audit log could not be told in this time.
             UnknownTask: there is none of this UID that the caller may see.
             Forbidden: the caller may follow it, but not fetch what came of it.
             NotFinished: it waits or runs.
@@ -215,7 +221,7 @@ class Tasks:
         if not caller.may_fetch(task):
             raise Forbidden("This access token does not allow fetching results of others: 'read-all' does.")
         if task.status is Status.FINISHED and task.result_blob is not None:
-            self.store.note_fetch(uid, caller)
+            self.store.note_fetch(uid, caller, wait_s=wait_s)
             return ResultFile(task, task.result_blob, task.result_size_bytes or 0, self.blobs)
         raise without_result(task)
 

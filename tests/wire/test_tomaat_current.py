@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sqlite3
 import struct
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +357,29 @@ def test_while_the_records_are_away_a_client_is_told_to_ask_again(
 
     monkeypatch.setattr(eager.tasks, "get", away)
     assert asked_again(eager, uid).data == f'[{{"type": "DelayedResponse", "request_id": "{uid}"}}]'.encode()
+
+
+def test_a_case_that_was_accepted_is_not_lost_with_the_records(eager: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> Any:
+        raise StoreUnavailable
+
+    monkeypatch.setattr("inference_server.api.waiting.Waits.ended", away)
+    answer = predicted(eager, volume_part())
+    assert answer.json == [{"type": "DelayedResponse", "request_id": only_task(eager).uid}]
+
+
+def test_while_the_records_are_locked_a_client_is_answered_before_it_gives_up(eager: Doors) -> None:
+    """It waits 5 s for an answer. A result is noted in the audit log, which takes the lock."""
+    predicted(eager, volume_part())
+    finish(eager)
+    uid = only_task(eager).uid
+    with closing(sqlite3.connect(eager.settings.data_dir / "records.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        before = time.monotonic()
+        answer = asked_again(eager, uid)
+        assert time.monotonic() - before < 5
+    assert answer.data == f'[{{"type": "DelayedResponse", "request_id": "{uid}"}}]'.encode()
+    assert element(asked_again(eager, uid))["type"] == "LabelVolume"
 
 
 @pytest.mark.parametrize("address", ["/tomaat/responsesor/responses", "/tomaat/none/responses"])

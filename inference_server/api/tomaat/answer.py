@@ -20,7 +20,7 @@ from inference_server.api.tomaat.elements import (
     encode_delay,
 )
 from inference_server.api.tomaat.interface import own_interface
-from inference_server.errors import UnknownModel
+from inference_server.errors import StoreUnavailable, UnknownModel
 from inference_server.imaging.mha import nifti_to_mha
 from inference_server.imaging.volume import Geometry
 from inference_server.tasks.caller import Caller
@@ -28,18 +28,27 @@ from inference_server.tasks.record import Task
 from inference_server.tasks.results import ResultFile
 
 STEP_BYTES = 96 * 1024
+RECORDS_WAIT_S = 2.0
+"""How long a client that polls waits for the records; it gives up after 5 s, and is better told to ask again."""
 JSON = "application/json"
 
 
 def answer(here: Context, task: Task, caller: Caller) -> Response:
-    """Return the answer to a client that waits for a task.
+    """Return the answer to a client that waits for a task. While the records are away it is to ask again.
 
     Raises:
         InferenceServerError: the task ended without a result; the sentence says why.
     """
     if not task.status.ended:
         return json_response(encode_delay(task.uid))
-    result = here.tasks.result(task.uid, caller)
+    try:
+        return _result(here, task, caller)
+    except StoreUnavailable:  # who is told of an error does not ask again
+        return json_response(encode_delay(task.uid))
+
+
+def _result(here: Context, task: Task, caller: Caller) -> Response:
+    result = here.tasks.result(task.uid, caller, wait_s=RECORDS_WAIT_S)
     elements = _elements(here, result.task)
     return streamed(result, lambda opened: encode_answer(elements, opened))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 from flask import Blueprint, Response, request
 
@@ -56,7 +57,9 @@ def predict(model: str | None = None) -> Response:
     with received(request, here.tasks, parts_of(interface, sent), limit_bytes=limit_bytes) as upload:
         sent.take(upload)
         task = _submitted(here, manifest, interface, sent, upload)
-    return answer(here, here.waits.ended(task, wait_s=here.settings.tomaat_patience_s), caller())
+    with suppress(StoreUnavailable):  # the case is accepted: its client asks again
+        task = here.waits.ended(task, wait_s=here.settings.tomaat_patience_s)
+    return answer(here, task, caller())
 
 
 @needs(*READ)
@@ -68,9 +71,10 @@ def get_responses(model: str | None = None) -> Response:
         raise BadRequest(f"The field '{REQUEST_ID}' is missing.", field=REQUEST_ID)
     here = context()
     try:
-        return answer(here, here.tasks.get(uid, caller()), caller())
+        task = here.tasks.get(uid, caller())
     except StoreUnavailable:
-        return json_response(encode_delay(uid))  # who is told of an error does not ask again
+        return json_response(encode_delay(uid))
+    return answer(here, task, caller())
 
 
 @needs(Scope.SUBMIT)

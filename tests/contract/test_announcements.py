@@ -1,4 +1,10 @@
+"""Keys and announced services, in every database that they may be in."""
+
 from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from records import Clock
@@ -96,3 +102,19 @@ def test_a_name_is_short_and_plain(announcements: Announcements, name: str) -> N
     with pytest.raises(BadRequest):
         announcements.create_key(name)
     assert announcements.all_keys() == []
+
+
+def test_a_service_that_announces_itself_from_several_places_at_once_is_listed_once(
+    announcements: Announcements,
+) -> None:
+    _, key = announcements.create_key("one")
+    start = threading.Barrier(4)
+
+    def announce(number: int) -> None:
+        start.wait()
+        for _ in range(10):
+            announcements.announce(key, replace(LIVER, name=f"from {number}"))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(announce, range(4)))
+    assert len(announcements.services()) == 1
