@@ -55,16 +55,9 @@ class Journal:
         Raises:
             BadRequest: another bridge has it, or the folder cannot be used.
         """
+        lock = _locked(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as exc:
-            raise BadRequest(f"The bridge's folder {folder} cannot be used: {exc.strerror}.") from exc
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield cls(folder)
-        except BlockingIOError as exc:
-            raise BadRequest(f"Another bridge works with the folder {folder}; give this one another.") from exc
         finally:
             os.close(lock)
 
@@ -101,6 +94,21 @@ class Journal:
         folder = self._folder / str(ticket)
         folder.mkdir(exist_ok=True, mode=0o700)
         return folder
+
+
+def _locked(folder: Path) -> int:
+    """Return an open file whose lock ends with the process, whatever ends it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise BadRequest(f"The bridge's folder {folder} cannot be used: {exc.strerror}.") from exc
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(lock)
+        raise BadRequest(f"Another bridge works with the folder {folder}; give this one another.") from exc
+    return lock
 
 
 def _sync(folder: Path) -> None:
