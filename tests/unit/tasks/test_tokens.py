@@ -105,7 +105,7 @@ def test_a_name_is_one_valid_tokens_at_a_time(tokens: Tokens, clock: Clock) -> N
     assert [token.state(clock.now) for token in tokens.all()] == ["revoked", "revoked", "valid"]
 
 
-@pytest.mark.parametrize("name", ["", "a b", "-a", "a" * 65, "Müller", "a/b", "a\n", *BUILT_IN_NAMES])
+@pytest.mark.parametrize("name", ["", "a b", "-a", "a" * 65, "Müller", "a/b", "a\n", *sorted(BUILT_IN_NAMES)])
 def test_a_name_is_short_plain_and_not_one_of_the_servers_own(tokens: Tokens, name: str) -> None:
     with pytest.raises(BadRequest):
         tokens.create(name, USER)
