@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from inference_server.api.sign_in import SignInLimit, is_foreign, is_sent_on_pur
 from inference_server.errors import Forbidden, NotAuthorised
 from inference_server.settings import Settings
 from inference_server.tasks.caller import ANONYMOUS, LOCAL, NO_AUTH, Caller, Scope
-from inference_server.tasks.tokens import Tokens
+from inference_server.tasks.tokens import Token, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -139,12 +140,27 @@ class Access:
             return ANONYMOUS
         raise NotAuthorised("This needs an access token. The operator of the server makes one.")
 
+    @contextmanager
+    def counted(self, request: Request) -> Iterator[None]:
+        """Count it as a failure of the request's address if the block refuses what was presented.
+
+        Raises:
+            SignInLimited: too much that was not valid came from there.
+        """
+        with self._counted(request.remote_addr, None):
+            yield
+
     def _bearer(self, address: str | None, presented: str) -> Caller:
         found = self._tokens.find(presented)
+        with self._counted(address, found):
+            return self._tokens.bearer(presented, found)
+
+    @contextmanager
+    def _counted(self, address: str | None, found: Token | None) -> Iterator[None]:
         key = (network(address), found.id if found else "")
         self._limit.check(key)
         try:
-            return self._tokens.bearer(presented, found)
+            yield
         except NotAuthorised as refused:
             self._limit.note_failure(key)
             log.warning("sign-in refused", extra={"by": found.name if found else None, "reason": refused.message})

@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 from inference_server import __version__
-from inference_server.api import announcements, docs_page, tomaat
+from inference_server.api import announcements, docs_page, dss, tomaat
 from inference_server.api.access import Access, need_of
 from inference_server.api.context import EXTENSION, Context, context
 from inference_server.api.doors import DOORS, door_at, error_answerer, opened_dialects
@@ -38,7 +38,7 @@ from inference_server.settings import Settings
 from inference_server.tasks.announcements import Announcements
 from inference_server.tasks.announcing import load_announcers
 from inference_server.tasks.service import Tasks, open_tasks
-from inference_server.tasks.tokens import Tokens
+from inference_server.tasks.tickets.sessions import Sessions, TokensAndSessions
 from inference_server.tasks.watch import Watcher
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ def create_app(settings: Settings, tasks: Tasks | None = None) -> OpenAPI:
     tasks = tasks or open_tasks(settings)
     app.extensions[EXTENSION] = _context(settings, tasks)
     app.extensions[announcements.EXTENSION] = Announcements(tasks.store.database)
+    app.extensions[dss.EXTENSION] = dss.open_desk(settings, tasks)
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     _register_routes(app, settings)
     return completed(app)
@@ -102,7 +103,9 @@ def _context(settings: Settings, tasks: Tasks) -> Context:
     threads = max(2, settings.api_threads // settings.api_processes)
     waits = Waits(Watcher(tasks.store), slots=threads // 2, limit_s=settings.wait_limit_s)
     health = Health(tasks, queue=settings.queue_names[0])
-    access = Access(settings, Tokens(tasks.store.database), opened_dialects(settings.opened))
+    database = tasks.store.database
+    tokens = TokensAndSessions(database, Sessions(database, lifetime_s=settings.dss_session_s))
+    access = Access(settings, tokens, opened_dialects(settings.opened))
     return Context(settings, tasks, waits, health, access, load_announcers(settings))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flask import Blueprint, Request, Response
 from flask_openapi3.blueprint import APIBlueprint
 
-from inference_server.api import announcements, mim, native, tomaat
+from inference_server.api import announcements, dss, mim, native, tomaat
 from inference_server.api.problems import Refusal, problem_response
 from inference_server.api.sign_in import authorization
 from inference_server.errors import SettingsError
@@ -54,6 +54,7 @@ DOORS = (
     Door("mim", mim.blueprint, mim.answer_error, openable=True),
     Door("tomaat", tomaat.blueprint, tomaat.answer_error, openable=True, root_paths=tomaat.ROOT_PATHS),
     Door("announcements", announcements.blueprint, announcements.answer_error, root_paths=announcements.PATHS),
+    Door("dss", dss.blueprint, dss.answer_error, presented=dss.presented, root_paths=dss.PATHS),
 )
 
 

@@ -63,10 +63,14 @@ class Parts:
 
 
 class Upload:
-    """What a multipart body held. Its files are staged ones, and gone when `received` ends unless they were taken."""
+    """What a multipart body held. Its files are staged ones, and gone when `received` ends unless they were taken.
+
+    `file_names` has, by part, what the client called the last file of that name.
+    """
 
     def __init__(self, tasks: Tasks) -> None:
         self.files: defaultdict[str, list[Path]] = defaultdict(list)
+        self.file_names: dict[str, str] = {}
         self.texts: dict[str, str] = {}
         self._tasks = tasks
         self._staged: list[Path] = []
@@ -209,7 +213,7 @@ def _decoded(decoder: MultipartDecoder, piece: bytes | None) -> Iterator[Event]:
 
 
 def _receive(upload: Upload, parts: Parts, events: Iterator[Event]) -> None:
-    for count, (name, data) in enumerate(_named(events), start=1):
+    for count, (name, data) in enumerate(_named(events, upload), start=1):
         if count > parts.limit:
             raise TooLarge(f"The form has more than {parts.limit} parts.")
         if name in parts.files:
@@ -220,10 +224,12 @@ def _receive(upload: Upload, parts: Parts, events: Iterator[Event]) -> None:
             raise _unexpected(name, parts)
 
 
-def _named(events: Iterator[Event]) -> Iterator[tuple[str, Iterator[bytes]]]:
+def _named(events: Iterator[Event], upload: Upload) -> Iterator[tuple[str, Iterator[bytes]]]:
     # A part's name decides what it is: clients leave the file name out, or give one to a text.
     for event in events:
         if isinstance(event, File | Field):
+            if isinstance(event, File):
+                upload.file_names[event.name or ""] = event.filename
             yield event.name or "", _data(events)
 
 

@@ -20,6 +20,8 @@ from inference_server.tasks.tickets.record import (
 from inference_server.tasks.tickets.tables import attachments, chunks, files, log, tickets
 
 UNKNOWN = "There is no such ticket of yours on this server."
+ID_LIMIT = 2**62
+"""No id is above it; databases know no larger ones."""
 IS_READY = tickets.c.status == literal_column("'ready'")
 """A literal, since the partial index serves a query only if its condition is found in it word by word."""
 
@@ -55,7 +57,7 @@ def find(connection: Connection, ticket_id: int) -> Ticket:
     Raises:
         UnknownTask: there is none of this id.
     """
-    row = connection.execute(_FIND, {"the_ticket": ticket_id}).one_or_none()
+    row = connection.execute(_FIND, {"the_ticket": ticket_id}).one_or_none() if ticket_id <= ID_LIMIT else None
     if row is None:
         raise UnknownTask(UNKNOWN)
     return to_ticket(row)

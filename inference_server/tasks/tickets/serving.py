@@ -148,6 +148,15 @@ class Serving:
             self._held(connection, ticket_id, caller)
             return self._tickets.given(connection, ticket_id, area, number, caller)
 
+    def check_held(self, ticket_id: int, caller: Caller) -> None:
+        """Note that the caller, who has claimed a ticket, was heard of.
+
+        Raises:
+            UnknownTask, Conflict: he has not claimed it, or has no longer.
+        """
+        with self._tickets.database.writing() as connection:
+            self._held(connection, ticket_id, caller)
+
     def add_file(self, ticket_id: int, name: str, staged: Path, caller: Caller) -> TicketFile:
         """Add a result; one of the same name is replaced. The staged file is gone afterwards.
 

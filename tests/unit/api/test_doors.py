@@ -17,6 +17,7 @@ def test_the_doors_are_listed_once_each() -> None:
         ("mim", "/api/tasks"),
         ("tomaat", "/tomaat", "/interface", "/announcePoint", "/predict", "/responses", "/"),
         ("announcements", "/announce", "/discover", "/discovery"),
+        ("dss", "/token", "/api/login", "/api/token", "/api/services", "/api/tickets", "/api/pro", "/api/admin", "/blobs"),
     ]
 
 
@@ -37,6 +38,9 @@ def test_the_doors_are_listed_once_each() -> None:
         ("/discover", "announcements"),
         ("/discovery", "announcements"),
         ("/announcePoint", "tomaat"),
+        ("/token", "dss"),
+        ("/api/tickets/1/files/input", "dss"),
+        ("/api/ticket", None),
     ],
 )
 def test_a_path_belongs_to_one_door_at_most(path: str, name: str | None) -> None:
