@@ -79,11 +79,12 @@ class Database:
             yield connection
 
     @contextmanager
-    def writing(self, *, wait_s: float = BUSY_TIMEOUT_S) -> Iterator[Connection]:
+    def writing(self, *, wait_s: float | None = None) -> Iterator[Connection]:
         """Give a connection inside a transaction that is committed at the end, or undone by an exception.
 
         Args:
-            wait_s: how long to wait for the writer before it, where there can be one only (SQLite).
+            wait_s: how long to wait for the writer before it, where there can be one only (SQLite); as long as may be
+                where it is not given.
 
         Raises:
             StoreUnavailable: the database cannot be reached, or the wait for other writers was too long.
@@ -237,7 +238,8 @@ def _begin_sqlite(connection: Connection) -> None:
     if options.get("reading"):
         connection.exec_driver_sql("BEGIN")
         return
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(1000 * options.get('wait_s', BUSY_TIMEOUT_S))}")
+    wait_s = BUSY_TIMEOUT_S if options.get("wait_s") is None else options["wait_s"]
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(1000 * wait_s)}")
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

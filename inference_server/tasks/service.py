@@ -14,7 +14,7 @@ from inference_server.settings import Settings
 from inference_server.tasks.admission import bounds_of
 from inference_server.tasks.blobs import Blobs, open_blobs
 from inference_server.tasks.caller import Caller
-from inference_server.tasks.database import BUSY_TIMEOUT_S, open_database
+from inference_server.tasks.database import open_database
 from inference_server.tasks.record import Event, NewTask, Priority, Status, Task, new_uid
 from inference_server.tasks.results import ResultFile, without_result
 from inference_server.tasks.store import Page, Store, TaskFilter
@@ -200,13 +200,13 @@ class Tasks:
         self.get(uid, caller)
         return self.store.events(uid, since)
 
-    def result(self, uid: str, caller: Caller, *, wait_s: float = BUSY_TIMEOUT_S) -> ResultFile:
+    def result(self, uid: str, caller: Caller, *, wait_s: float | None = None) -> ResultFile:
         """Return the result of a finished task; the audit log notes that it was given.
 
         Args:
             uid: of the task.
             caller: who asks.
-            wait_s: how long the log may be waited for.
+            wait_s: how long the log may be waited for; as long as may be where it is not given.
 
         Raises:
             StoreUnavailable: the audit log could not be told in this time.

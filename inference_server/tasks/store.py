@@ -15,7 +15,7 @@ from inference_server.errors import BadRequest, Conflict, UnknownTask
 from inference_server.tasks import admission, audit, outlook, usage
 from inference_server.tasks.admission import NO_BOUNDS, Bounds
 from inference_server.tasks.caller import SERVER, Caller
-from inference_server.tasks.database import BUSY_TIMEOUT_S, Database
+from inference_server.tasks.database import Database
 from inference_server.tasks.record import Event, NewTask, Status, Task
 from inference_server.tasks.schema import events, tasks
 from inference_server.tasks.statements import HAS_UID, TASK_COLUMNS, has_status, moved, note, note_verb, to_task
@@ -183,11 +183,11 @@ class Store:
             audit.note(connection, by, audit.Action.DELETED, uid, at=at)
         return tuple(key for key in (row.case_blob, row.result_blob) if key is not None)
 
-    def note_fetch(self, uid: str, by: Caller, *, wait_s: float = BUSY_TIMEOUT_S) -> None:
+    def note_fetch(self, uid: str, by: Caller, *, wait_s: float | None = None) -> None:
         """Tell the audit log that somebody is given a task's result.
 
         Raises:
-            StoreUnavailable: it could not be told within `wait_s`.
+            StoreUnavailable: it could not be told, within `wait_s` if that is given.
         """
         with self.database.writing(wait_s=wait_s) as connection:
             audit.note(connection, by, audit.Action.FETCHED, uid, at=self._clock())
