@@ -15,6 +15,8 @@ from typing import Any
 from flask import Flask, Response, abort, request
 from werkzeug.serving import make_server
 
+from inference_server.stack.certificates import Pair
+
 SERVICE = "b7392368dc5dcec910bb8b87006ae38fd1f2cb32"
 SESSION = "5e55102a"
 
@@ -67,13 +69,14 @@ class DSSStandIn:
 
 
 @contextmanager
-def dss_server() -> Iterator[DSSStandIn]:
-    """Run a stand-in on a free port."""
+def dss_server(pair: Pair | None = None) -> Iterator[DSSStandIn]:
+    """Run a stand-in on a free port, over HTTPS if there is a certificate and its key."""
     state = DSSStandIn()
-    server = make_server("127.0.0.1", 0, _application(state), threaded=True)
+    files = (str(pair.certificate), str(pair.key)) if pair else None
+    server = make_server("127.0.0.1", 0, _application(state), threaded=True, ssl_context=files)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}"
+    state.url = f"{'https' if pair else 'http'}://127.0.0.1:{server.server_port}"
     try:
         yield state
     finally:

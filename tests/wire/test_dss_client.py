@@ -20,7 +20,9 @@ from nifti_files import nifti, packed
 from inference_server.clients import ServerError
 from inference_server.clients.dss import DSSClient
 from inference_server.clients.dss.sessions import FileSessions
+from inference_server.clients.native import trusted
 from inference_server.imaging.workspace import Layer, Role, Workspace, read_workspace, write_workspace
+from inference_server.stack.certificates import Pair, make_pair
 
 PICTURE = np.arange(4 * 5 * 6, dtype=np.uint16).reshape(4, 5, 6)
 
@@ -257,6 +259,30 @@ def test_the_session_is_kept_for_its_owner_alone_and_never_replaced(
         later.dss_list_tickets()
     client.dss_list_services()
     assert {head.get("Cookie") for head in server.heads[1:]} == {f"webpy_session_id={SESSION}"}
+
+
+def test_a_certificate_that_no_authority_signed_is_refused_before_anything_is_sent(
+    tmp_path: Path, sessions: FileSessions
+) -> None:
+    pair = Pair(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    make_pair(pair)
+    with dss_server(pair) as server:
+        with (
+            DSSClient(server.url, sessions=sessions) as client,
+            pytest.raises(httpx.TransportError, match="is not trusted here"),
+        ):
+            client.login(server.token)
+        assert server.heads == []
+        with DSSClient(server.url, trusted(pair.certificate), sessions=sessions) as client:
+            assert client.login(server.token).text.startswith("logged in as ")
+
+
+def test_a_download_that_breaks_off_leaves_nothing(server: DSSStandIn, client: DSSClient, tmp_path: Path) -> None:
+    ticket = server.add({"layer.nii.gz": b"image"})
+    server.lose.append(r"GET .*/input/0")
+    with pytest.raises(httpx.TransportError):
+        client.dssp_download_ticket(ticket, str(tmp_path / "in"))
+    assert list((tmp_path / "in").iterdir()) == []
 
 
 def test_a_token_that_is_not_valid_and_an_ended_session_are_said(server: DSSStandIn, sessions: FileSessions) -> None:

@@ -148,7 +148,7 @@ class DSSClient:
 
     def dssp_upload_ticket(self, ticket: int, workspace_file: str, wsfile_suffix: str = "") -> None:
         """Send a workspace and its images as results, under names that tell nothing of the patient."""
-        self.provider.upload(ticket, Path(workspace_file), suffix=wsfile_suffix)
+        self.provider.upload(int(ticket), Path(workspace_file), suffix=wsfile_suffix)
 
     def dssp_ticket_status(self, ticket: int) -> str:
         """Return the status of a ticket."""
@@ -168,7 +168,7 @@ class DSSClient:
 
     def dss_upload_ticket(self, ticket: int, workspace_file: str) -> None:
         """Send a workspace and its images, under names that tell nothing of the patient."""
-        self.user.upload(ticket, Path(workspace_file))
+        self.user.upload(int(ticket), Path(workspace_file))
 
     def dss_submit_ticket(self, ticket: int) -> str:
         """Say that all files are there; returns the ticket's status."""

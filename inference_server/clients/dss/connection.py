@@ -151,14 +151,20 @@ class Connection:
             DSSUnreachable: no answer came, or only a part of it.
         """
         draft = target.with_name(f".{target.name}.part")
+        try:
+            self._fetch(place, draft)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _fetch(self, place: str, target: Path) -> None:
         with self._reached(), self._http.stream("GET", self._url(place), headers=self._headers()) as answer:
             if answer.status_code != httpx.codes.OK:
                 answer.read()
             _accepted(answer)
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o600), "wb") as file:
+            with os.fdopen(os.open(target, os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o600), "wb") as file:
                 for block in answer.iter_bytes(_BLOCK_BYTES):
                     file.write(block)
-        draft.replace(target)
 
     def _url(self, place: str) -> str:
         return f"{self.server}/{place}"
