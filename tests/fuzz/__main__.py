@@ -20,7 +20,7 @@ OF_THE_API = {"openapi": "fuzz.document", "routes": "fuzz.strays"}
 """The targets that are no readers of bytes, each a module."""
 GRACE_S = 300.0
 HEAD = ("target", "fed by", "inputs", "read", "outcomes", "slowest", "memory", "faults")
-WIDTHS = (10, 10, 9, 9, 9, 9, 9, 7)
+WIDTHS = (11, 10, 9, 9, 9, 9, 9, 7)
 
 
 @dataclass

@@ -14,7 +14,19 @@ from fuzz.broken import FAULTS
 
 TESTS = Path(__file__).resolve().parents[1]
 EXAMPLES, REQUESTS, STRAYS = 100, 4, 200
-READERS = {"header", "nifti", "meta", "case", "flat case", "picture", "result", "upload"}
+READERS = {
+    "header",
+    "nifti",
+    "meta",
+    "case",
+    "flat case",
+    "picture",
+    "result",
+    "upload",
+    "mha",
+    "tomaat form",
+    "tomaat json",
+}
 OPERATIONS = 14
 ROW = re.compile(r"^(\w[\w ]*?)  +hypothesis +([\d,]+) +([\d,]+) .* (\d+)$", re.MULTILINE)
 """A target, how many inputs it was fed, how many of them were read, how many faults they found."""

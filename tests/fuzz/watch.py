@@ -78,7 +78,7 @@ class Watch:
             self._note_open(*arguments)
         elif event.startswith(FORBIDDEN):
             self._seen.deeds.append(f"did {event}")
-        elif event.startswith(CHANGES) and not self._is_ours(arguments[0]):
+        elif event.startswith(CHANGES) and not self._is_ours(_changed(event, arguments)):
             self._seen.deeds.append(f"did {event} outside its folder")
 
     def _note_open(self, path: object, mode: str | None, flags: int) -> None:
@@ -96,6 +96,12 @@ class Watch:
         # Not pathlib, which would look at links, and be seen doing so.
         place = os.path.abspath(os.fsdecode(path))  # type: ignore[arg-type]  # noqa: PTH100
         return place == str(self.folder) or place.startswith(f"{self.folder}{os.sep}")
+
+
+def _changed(event: str, arguments: tuple[Any, ...]) -> object:
+    """Return the path that is changed; what a folder holds is removed by names within it, and its descriptor."""
+    path, folder = arguments[0], arguments[1] if event in ("os.remove", "os.rmdir") else -1
+    return path if folder < 0 else f"{os.readlink(f'/proc/self/fd/{folder}')}{os.sep}{os.fsdecode(path)}"  # noqa: PTH115
 
 
 def _start_of_peak() -> int:

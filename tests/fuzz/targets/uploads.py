@@ -63,7 +63,7 @@ def seeds() -> list[bytes]:
 def receive(content: bytes, folder: Path) -> str:
     """Receive a form; whatever comes of it, its files are gone afterwards."""
     staging = Staging(folder)
-    with received(_request(content), cast(Tasks, staging), PARTS, limit_bytes=LIMIT_BYTES) as upload:
+    with received(posted(content), cast(Tasks, staging), PARTS, limit_bytes=LIMIT_BYTES) as upload:
         paths = [path for found in upload.files.values() for path in found]
         expect(set(upload.files) <= PARTS.files, "a file that nobody takes")
         expect(set(upload.texts) <= PARTS.texts, "a text that nobody takes")
@@ -81,7 +81,8 @@ def mutate(content: bytes, random: Random) -> bytes:
     return content[:at] + random.choice(PIECES) * random.choice((1, 1, 1, 2, 40)) + content[upto:]
 
 
-def _request(content: bytes) -> Request:
+def posted(content: bytes) -> Request:
+    """Return the request that posts a form."""
     environ: dict[str, Any] = EnvironBuilder("/", method="POST").get_environ()
     kind = f"multipart/form-data; boundary={BOUNDARY}"
     sent = {"wsgi.input": io.BytesIO(content), "CONTENT_LENGTH": str(len(content)), "CONTENT_TYPE": kind}
