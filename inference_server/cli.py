@@ -16,6 +16,7 @@ from inference_server.commands import (
     doctor,
     dss,
     models,
+    providers,
     serve,
     tokens,
     tomaat,
@@ -57,6 +58,8 @@ for command in COMMANDS:
 app.add_typer(announcer.app, name="announcer")
 app.add_typer(dss.app, name="dss")
 app.add_typer(models.app, name="models")
+app.add_typer(providers.app, name="providers")
+app.add_typer(providers.services, name="services")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(tomaat.app, name="tomaat")
 

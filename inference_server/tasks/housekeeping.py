@@ -14,12 +14,14 @@ from inference_server.errors import InferenceServerError, UnknownModel
 from inference_server.settings import Settings
 from inference_server.tasks.announcing import start_announcing
 from inference_server.tasks.audit import Audit
-from inference_server.tasks.blobs import Blobs, open_blobs
+from inference_server.tasks.blobs import Blobs
 from inference_server.tasks.claims import Claims
-from inference_server.tasks.database import open_database
 from inference_server.tasks.record import Problem, Status
 from inference_server.tasks.scratch import SCRATCH, Scratch
-from inference_server.tasks.service import Served, Turns
+from inference_server.tasks.service import Served, Turns, open_tasks
+from inference_server.tasks.tickets.linked import Linked
+from inference_server.tasks.tickets.tickets import open_tickets
+from inference_server.tasks.tickets.upkeep import TicketUpkeep
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class Housekeeper:
         turns: the queue.
         models: the model repository.
         clock: monotonic seconds.
+        also: what else is done at each sweep.
     """
 
     def __init__(
@@ -61,10 +64,13 @@ class Housekeeper:
         turns: Turns,
         models: Models,
         clock: Callable[[], float] = time.monotonic,
+        also: Sequence[Callable[[], None]] = (),
     ) -> None:
         self._settings = settings
         self._claims = claims
         self._audit = Audit(claims.database)
+        self._tickets = TicketUpkeep(open_tickets(settings, claims.database, blobs), settings)
+        self._also = also
         self._blobs = blobs
         self._turns = turns
         self.models = models
@@ -83,6 +89,9 @@ class Housekeeper:
         self._end_what_cannot_run()
         self._return_lapsed()
         self._send_missing_turns()
+        self._tickets.sweep()
+        for sweep in self._also:
+            sweep()
         self._remove_data()
         self._remove(self._blobs.abandoned())
         self._scratch.sweep()
@@ -135,7 +144,7 @@ class Housekeeper:
 
     def _remove_orphans(self) -> None:
         old = self._blobs.older_than(self._settings.orphan_blob_s)
-        self._remove(set(old) - self._claims.known_blobs(old))
+        self._remove(set(old) - self._claims.known_blobs(old) - self._tickets.known_blobs(old))
 
     def _prune_models(self) -> None:
         try:
@@ -174,10 +183,13 @@ def run_housekeeping(settings: Settings, *, ready: Callable[[str], None] | None 
 def open_housekeeper(settings: Settings) -> Housekeeper:
     """Return the housekeeper of the records, files, broker and models that the settings name."""
     from inference_server.models.registry import open_registry
-    from inference_server.tasks.queue import CeleryTurns
 
-    claims = Claims(open_database(settings.database), max_attempts=settings.max_attempts)
-    return Housekeeper(settings, claims, open_blobs(settings.blobs), CeleryTurns(settings), open_registry(settings))
+    models = open_registry(settings)
+    tasks = open_tasks(settings, models)
+    database, blobs = tasks.store.database, tasks.blobs
+    claims = Claims(database, max_attempts=settings.max_attempts)
+    linked = Linked(tasks, open_tickets(settings, database, blobs))
+    return Housekeeper(settings, claims, blobs, tasks.turns, models, also=[linked.sweep])
 
 
 def _stop_event() -> threading.Event:

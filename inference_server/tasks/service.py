@@ -280,8 +280,12 @@ class Tasks:
             log.warning("blob left to housekeeping", exc_info=True)
 
 
-def open_tasks(settings: Settings) -> Tasks:
+def open_tasks(settings: Settings, models: Models | None = None) -> Tasks:
     """Return the life of tasks on the records, files, broker and models that the settings name.
+
+    Args:
+        settings: where those are.
+        models: the model repository, where it is open already.
 
     Raises:
         StoreUnavailable: the records cannot be reached.
@@ -291,5 +295,5 @@ def open_tasks(settings: Settings) -> Tasks:
     from inference_server.tasks.queue import CeleryTurns
 
     store = Store(open_database(settings.database), bounds=bounds_of(settings))
-    models = open_registry(settings)
-    return Tasks(settings, store, open_blobs(settings.blobs), CeleryTurns(settings), models, check_case)
+    found = models or open_registry(settings)
+    return Tasks(settings, store, open_blobs(settings.blobs), CeleryTurns(settings), found, check_case)
