@@ -27,13 +27,13 @@ def damage(content: bytes, random: Random) -> bytes:
 
 def json_damage(content: bytes, random: Random) -> bytes:
     """Return JSON with a value replaced, removed, nested or added; bytes that are no JSON are damaged as such."""
-    try:
-        said = json.loads(content)
-    except (ValueError, RecursionError):
-        return damage(content, random)
     if random.random() < 0.15:
         return damage(content, random)
-    text = json.dumps(_changed(said, random), ensure_ascii=random.random() < 0.5).encode(errors="surrogatepass")
+    try:
+        changed = _changed(json.loads(content), random)
+        text = json.dumps(changed, ensure_ascii=random.random() < 0.5).encode(errors="surrogatepass")
+    except (ValueError, RecursionError):  # what can just be read may be too deep to be written
+        return damage(content, random)
     return text.replace(f'"{HOLE}"'.encode(), _nested(random))
 
 

@@ -9,6 +9,7 @@ from random import Random
 
 import numpy as np
 
+from fuzz.images import UNPACKED_BYTES
 from fuzz.noise import FLOATS, INTEGERS, damage
 from fuzz.target import Target, expect
 from inference_server.imaging.mha import mha_to_nifti, nifti_to_mha, read_mha_header
@@ -83,7 +84,7 @@ def mutate(content: bytes, random: Random) -> bytes:
         return head + mark + damage(voxels, random)
     if kind < 0.4:
         wrap = random.choice((0, 16))  # zlib, gzip
-        return head + mark + _deflated(voxels * random.choice((1, 1, 2, 5000)), 15 + wrap)
+        return head + mark + _deflated((voxels * random.choice((1, 1, 2, 5000)))[:UNPACKED_BYTES], 15 + wrap)
     return _line_changed(head + mark, random) + voxels
 
 
