@@ -96,11 +96,31 @@ def read_result(path: Path) -> tuple[Segmentation, ...]:
         MalformedMessage: the zip is damaged, or a member is not what it should be.
         InvalidVolume: a label volume is not a valid one.
     """
-    with open_archive(
-        path, member_limit=_MEMBER_LIMIT, unpacked_limit_bytes=_UNPACKED_LIMIT_BYTES, folders=FOLDERS
-    ) as archive:
+    with open_result(path) as archive:
         stems = [name.removesuffix(".json") for name in archive.names if name.endswith(".json")]
         return tuple(_read_segmentation(archive, stem) for stem in stems)
+
+
+def open_result(path: Path) -> Archive:
+    """Open the zip of a result.
+
+    Raises:
+        MalformedMessage: it is damaged.
+    """
+    return open_archive(path, member_limit=_MEMBER_LIMIT, unpacked_limit_bytes=_UNPACKED_LIMIT_BYTES, folders=FOLDERS)
+
+
+def names_of(archive: Archive, member: str) -> dict[int, str]:
+    """Return what the values of a label volume, a member of a result's zip, mean.
+
+    Raises:
+        MalformedMessage: that is damaged.
+    """
+    stem = member.removesuffix(_LABELS)
+    said = decode_object(archive.read(stem + ".json", _JSON_LIMIT_BYTES), field=stem + ".json")
+    if not all(_LABEL.fullmatch(value) and _is_text(name) for value, name in said.items()):
+        raise MalformedMessage("Names by label value were expected beside a label volume.")
+    return {int(value): name for value, name in said.items()}
 
 
 class _Writer:
@@ -148,11 +168,9 @@ def _read_segmentation(archive: Archive, stem: str) -> Segmentation:
         raise MalformedMessage("The result names labels of a volume that is not in it.")
     with archive.open(stem + _LABELS) as stream:
         labels = read_volume(stream, max_bytes=_UNPACKED_LIMIT_BYTES)
-    said = decode_object(archive.read(stem + ".json", _JSON_LIMIT_BYTES), field=stem + ".json")
-    if not all(_LABEL.fullmatch(value) and _is_text(name) for value, name in said.items()):
-        raise MalformedMessage("Names by label value were expected beside a label volume.")
+    names = names_of(archive, stem + _LABELS)
     return Segmentation(
-        stem, labels, {int(value): LabelName.model_validate({"name": name}) for value, name in said.items()}
+        stem, labels, {value: LabelName.model_validate({"name": name}) for value, name in names.items()}
     )
 
 

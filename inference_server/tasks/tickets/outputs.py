@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from inference_server.imaging.archive import Archive
 from inference_server.imaging.workspace import SnapLabel, Workspace, encode_workspace
 from inference_server.imaging.workspace.services import SegmentationFile, with_segmentations
 from inference_server.imaging.workspace.workspace import ENDING
@@ -19,6 +18,7 @@ from inference_server.models.bundle import default_color
 from inference_server.models.manifest import LabelName
 from inference_server.tasks.blobs import Blobs
 from inference_server.tasks.blobs.local import disk_errors
+from inference_server.tasks.result_zip import names_of, open_result
 from inference_server.tasks.tickets.inputs import Sent
 
 LABELS = "labels"
@@ -52,10 +52,11 @@ def store_results(
         labels: of the model, for their colours.
 
     Raises:
+        MalformedMessage: the result is damaged.
         StorageFull, StoreUnavailable: there is no room, or the file storage does not answer.
     """
     stored: list[Stored] = []
-    with _all_or_nothing(blobs, stored), zipfile.ZipFile(result) as archive:
+    with _all_or_nothing(blobs, stored), open_result(result) as archive:
         taken = {layer.file_name.casefold() for layer in sent.workspace.layers}
         made = []
         for said in contents:
@@ -63,7 +64,7 @@ def store_results(
                 continue
             name = _unused(said["member"], taken)
             with archive.open(said["member"]) as member:
-                stored.append(_stored(blobs, name, member))  # type: ignore[arg-type]
+                stored.append(_stored(blobs, name, member))
             made.append(SegmentationFile(said["name"], name, _labels(archive, said["member"], labels)))
         for name in dict.fromkeys(layer.file_name for layer in sent.workspace.layers):
             with sent.files[name].open("rb") as file:
@@ -105,10 +106,9 @@ def _stored(blobs: Blobs, name: str, source: BinaryIO) -> Stored:
         blobs.discard(staged)
 
 
-def _labels(archive: zipfile.ZipFile, member: str, known: Labels) -> tuple[SnapLabel, ...]:
-    said: dict[str, str] = json.loads(archive.read(member.removesuffix(_ENDING) + ".json"))
-    named = {int(value): name for value, name in said.items()}
-    return tuple(SnapLabel(value, name, _color(value, known)) for value, name in sorted(named.items()) if value > 0)
+def _labels(archive: Archive, member: str, known: Labels) -> tuple[SnapLabel, ...]:
+    named = sorted(names_of(archive, member).items())
+    return tuple(SnapLabel(value, name, _color(value, known)) for value, name in named if value > 0)
 
 
 def _color(value: int, known: Labels) -> tuple[int, int, int]:

@@ -324,3 +324,13 @@ def test_results_wait_for_room_on_the_disk(site: Site, tmp_path: Path, monkeypat
         assert site.linked.refreshed(ticket).status is TicketStatus.READY
     assert site.blob_files() == before
     assert site.linked.refreshed(ticket).status is TicketStatus.SUCCESS
+
+
+def test_a_damaged_result_fails_its_ticket(site: Site) -> None:
+    ticket = running(site)
+    contents = [{"kind": "labels", "name": "body", "member": "body.nii.gz"}]
+    site.finish(site.claim(), b"PK, but no zip", {"contents": contents})
+    before = site.blob_files()
+    assert site.linked.refreshed(ticket).status is TicketStatus.FAILED
+    assert "damaged" in site.lines(ticket)[-1]
+    assert site.blob_files() == before
