@@ -89,9 +89,6 @@ class Housekeeper:
         self._end_what_cannot_run()
         self._return_lapsed()
         self._send_missing_turns()
-        self._tickets.sweep()
-        for sweep in self._also:
-            sweep()
         self._remove_data()
         self._remove(self._blobs.abandoned())
         self._scratch.sweep()
@@ -100,6 +97,9 @@ class Housekeeper:
             self._remove_orphans()
             self._prune_models()
             self._audit.forget(self._settings.audit_retention_s)
+        self._tickets.sweep()
+        for sweep in self._also:
+            sweep()
 
     def _end_what_cannot_run(self) -> None:
         self._note("waited too long", self._claims.queue_timed_out(self._settings.queue_time_limit_s))

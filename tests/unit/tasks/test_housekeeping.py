@@ -16,11 +16,15 @@ from inference_server.settings import Settings
 from inference_server.tasks import housekeeping
 from inference_server.tasks.audit import Audit
 from inference_server.tasks.blobs import LocalBlobs
+from inference_server.tasks.caller import Caller, Scope
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
 from inference_server.tasks.housekeeping import BLOBS_EVERY_S, PATIENCE_S, Housekeeper
 from inference_server.tasks.record import Holder, NewTask, Priority, Problem, Status, Task, new_uid
 from inference_server.tasks.store import Store
+from inference_server.tasks.tickets import rows
+from inference_server.tasks.tickets.record import Service, TicketStatus
+from inference_server.tasks.tickets.tickets import Tickets
 
 HOLDER = Holder("worker", 1)
 
@@ -240,3 +244,22 @@ def test_the_models_are_announced_while_housekeeping_runs(tmp_path: Path, monkey
     housekeeping.run_housekeeping(world.settings)
     [(settings, models, stop)] = told
     assert (settings, models(), stop) == (world.settings, world.served, stopped)
+
+
+def test_files_of_tickets_are_no_orphans_and_silent_providers_are_noticed(world: World) -> None:
+    tickets = Tickets(world.claims.database, world.blobs, clock=world.clock)
+    caller = Caller("alice", frozenset({Scope.SUBMIT, Scope.READ_OWN}))
+    ticket = tickets.create(Service("0" * 40, "s", "1", "s"), caller)
+    staged = world.blobs.stage()
+    staged.write_bytes(b"x")
+    file = tickets.add_file(ticket.id, "a.itksnap", staged, caller)
+    tickets.set_ready(ticket.id, caller)
+    with world.claims.database.writing() as connection:
+        rows.move(connection, ticket.id, TicketStatus.CLAIMED, sources=[TicketStatus.READY], at=time.time() - 1801)
+    world.age_files(3601)
+    world.keeper.sweep()
+    assert tickets.get(ticket.id, caller).status is TicketStatus.TIMEOUT
+    with world.blobs.open(file.blob) as opened:
+        assert opened.read() == b"x"
+    tickets.delete(ticket.id, caller)
+    assert not [path for path in (world.settings.data_dir / "blobs").rglob("*") if path.is_file()]
