@@ -26,6 +26,7 @@ READERS = {
     "mha",
     "tomaat form",
     "tomaat json",
+    "workspace",
 }
 OPERATIONS = 14
 ROW = re.compile(r"^(\w[\w ]*?)  +hypothesis +([\d,]+) +([\d,]+) .* (\d+)$", re.MULTILINE)

@@ -19,6 +19,7 @@ PLACES = {
     "upload": "uploads.UPLOAD",
     "tomaat form": "tomaat.FORM",
     "tomaat json": "tomaat.MESSAGE",
+    "workspace": "workspaces.WORKSPACE",
 }
 
 
