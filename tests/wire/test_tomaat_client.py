@@ -23,6 +23,7 @@ from inference_server.clients import ServerError
 from inference_server.clients.fingerprints import KnownCertificates, Trust
 from inference_server.clients.tomaat import Inputs, Progress, TomaatClient
 from inference_server.clients.tomaat import client as client_module
+from inference_server.clients.tomaat.images import open_as_mha
 from inference_server.commands.tomaat import app
 from inference_server.errors import BadRequest, InvalidVolume
 from inference_server.stack.certificates import Pair, make_pair, shown
@@ -117,6 +118,42 @@ def test_what_is_sent(service: StandIn, client: TomaatClient, image: Path, tmp_p
     content = base64.b64decode(form["images"])
     assert b"DOE" not in content
     assert int(service.heads[1]["Content-Length"]) > len(form["images"])
+
+
+def test_on_its_way_a_volume_is_no_file_that_could_be_left_behind(
+    service: StandIn, client: TomaatClient, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    seen: list[list[Path]] = []
+    client.predict(
+        service.url, inputs(image), tmp_path / "out", on_progress=lambda _: seen.append([*scratch.iterdir()])
+    )
+    assert seen
+    assert not any(seen)
+
+
+@pytest.mark.parametrize("pixels", [sitk.sitkInt8, sitk.sitkUInt32, sitk.sitkInt64, sitk.sitkFloat32, sitk.sitkFloat64])
+def test_images_of_every_type_are_sent_with_all_digits(tmp_path: Path, pixels: int) -> None:
+    made = sitk.Cast(sitk.GaussianSource(sitk.sitkFloat64, (5, 4, 3), mean=(2, 1, 1), scale=100.0), pixels)
+    made.SetSpacing((0.7, 1 / 3, 2.9))
+    made.SetDirection((0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0))
+    made.SetOrigin((-100.30000000000001, 0.1 + 0.2, 7.0))
+    sitk.WriteImage(made, str(tmp_path / "sent.nrrd"))
+    with open_as_mha(tmp_path / "sent.nrrd") as file:
+        (tmp_path / "came.mha").write_bytes(file.read())
+    came = sitk.ReadImage(str(tmp_path / "came.mha"))
+    assert came.GetPixelID() == pixels
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(came), sitk.GetArrayFromImage(made))
+    for place in ("GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(came, place)(), getattr(made, place)(), rtol=1e-15)
+
+
+def test_an_image_of_complex_numbers_is_refused_in_words(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.Image((2, 2, 2), sitk.sitkComplexFloat32), str(tmp_path / "complex.nii"))
+    with pytest.raises(BadRequest):
+        open_as_mha(tmp_path / "complex.nii")
 
 
 def test_labels_on_a_nifti_image_have_its_geometry_byte_for_byte(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import tempfile
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 
@@ -16,7 +16,7 @@ from inference_server.clients.fingerprints import Trust
 from inference_server.clients.native import ServerError, result_folder
 from inference_server.clients.tomaat.connections import SLOW_S, Connections, parse_url
 from inference_server.clients.tomaat.first_generation import SingleVolume, predict_single
-from inference_server.clients.tomaat.images import write_mha
+from inference_server.clients.tomaat.images import open_as_mha
 from inference_server.clients.tomaat.inputs import TRANSFORM_ENDINGS, Element, Fields, Inputs, fields, parse_interface
 from inference_server.clients.tomaat.outputs import DELAYED, Output, parse_answer, write_outputs
 from inference_server.clients.tomaat.progress import Progress, Show, counter, silent
@@ -119,12 +119,11 @@ class TomaatClient:
         return parse_interface(self._connections.ask("GET", parts.interface))
 
     def _sent(self, parts: Endpoints, given: Fields, show: Show, timeout_s: float | None) -> list[Mapping[str, Any]]:
-        with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-            files = _files(given, Path(scratch))
-            count = counter(sum(lines_length(path.stat().st_size) for path, _ in files.values()), show)
+        with ExitStack() as stack:
+            files = {name: (stack.enter_context(file), prefix) for name, file, prefix in _files(given)}
+            count = counter(sum(lines_length(os.fstat(file.fileno()).st_size) for file, _ in files.values()), show)
             streams = {
-                name: (None, Base64Lines(stack.enter_context(path.open("rb")), prefix=prefix, sent=count))
-                for name, (path, prefix) in files.items()
+                name: (None, Base64Lines(file, prefix=prefix, sent=count)) for name, (file, prefix) in files.items()
             }
             texts = {**given.texts, "module_version": MODULE_VERSION}
             timeout = httpx.Timeout(SLOW_S, read=timeout_s)
@@ -161,14 +160,10 @@ def _passing(error: ServerError) -> bool:
     return error.problem_code == "unreachable" or error.http_status in (502, 503, 504)
 
 
-def _files(given: Fields, scratch: Path) -> dict[str, tuple[Path, bytes]]:
-    """Return what is sent as base64, by destination: a file, and what comes before it."""
-    files = {}
-    for number, (name, volume) in enumerate(given.volumes.items()):
-        mha = scratch / f"{number}.mha"
-        write_mha(volume, mha)
-        files[name] = (mha, b"")
+def _files(given: Fields) -> Iterator[tuple[str, BinaryIO, bytes]]:
+    """Yield what is sent as base64: the destination, an open file, and what comes before it."""
+    for name, volume in given.volumes.items():
+        yield name, open_as_mha(volume), b""
     for name, transform in given.transforms.items():
         ending = next(ending for ending in TRANSFORM_ENDINGS if transform.name.lower().endswith(f".{ending}"))
-        files[name] = (transform, f"{ending}\n".encode())
-    return files
+        yield name, transform.open("rb"), f"{ending}\n".encode()

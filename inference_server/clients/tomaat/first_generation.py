@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import httpx
 
 from inference_server.clients.native import ServerError
 from inference_server.clients.tomaat.connections import SLOW_S, Connections
-from inference_server.clients.tomaat.images import write_mha
+from inference_server.clients.tomaat.images import open_as_mha
 from inference_server.clients.tomaat.outputs import Output, write_outputs
 from inference_server.clients.tomaat.progress import Sent, Show, counter
 from inference_server.clients.tomaat.sending import MODULE_VERSION, base64_blocks, base64_length
@@ -42,17 +42,14 @@ def predict_single(
     """
     if not given.volume.is_file():
         raise BadRequest("The file given as the volume is not there.", field="volume")
-    with tempfile.TemporaryDirectory() as scratch:
-        mha = Path(scratch) / "volume.mha"
-        write_mha(given.volume, mha)
-        with mha.open("rb") as file:
-            said = {"threshold": given.threshold, "module_version": MODULE_VERSION, "content_mha": ""}
-            head, length = json.dumps(said).encode().removesuffix(_TAIL), base64_length(mha.stat().st_size)
-            body = _body(head, file, counter(length, show))
-            size = len(head) + length + len(_TAIL)
-            headers = {"Content-Type": "application/json", "Content-Length": str(size)}
-            timeout = httpx.Timeout(SLOW_S, read=timeout_s)
-            answer = connections.ask("POST", url, timeout, content=body, headers=headers)
+    with open_as_mha(given.volume) as file:
+        said = {"threshold": given.threshold, "module_version": MODULE_VERSION, "content_mha": ""}
+        head, length = json.dumps(said).encode().removesuffix(_TAIL), base64_length(os.fstat(file.fileno()).st_size)
+        body = _body(head, file, counter(length, show))
+        size = len(head) + length + len(_TAIL)
+        headers = {"Content-Type": "application/json", "Content-Length": str(size)}
+        timeout = httpx.Timeout(SLOW_S, read=timeout_s)
+        answer = connections.ask("POST", url, timeout, content=body, headers=headers)
     return write_outputs([_labels(answer)], folder, like=[given.volume])
 
 

@@ -5,9 +5,12 @@ Any file that SimpleITK reads becomes an MHA file; labels on its grid become a f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -16,23 +19,46 @@ from inference_server.errors import InvalidVolume
 from inference_server.imaging.nifti import read_header, write_labels
 from inference_server.imaging.volume import Geometry, Volume
 
+if TYPE_CHECKING:
+    import SimpleITK as sitk  # noqa: N813
+
 NIFTI_ENDINGS = (".nii", ".nii.gz")
+_ELEMENTS = {
+    "i1": "MET_CHAR", "u1": "MET_UCHAR", "i2": "MET_SHORT", "u2": "MET_USHORT", "i4": "MET_INT", "u4": "MET_UINT",
+    "i8": "MET_LONG_LONG", "u8": "MET_ULONG_LONG", "f4": "MET_FLOAT", "f8": "MET_DOUBLE",
+}  # fmt: skip
 _ON_GRID = 0.01
 """How many voxels a label volume may be off to lie on the image's grid: single precision is, in large files."""
 
 
-def write_mha(source: Path, target: Path) -> None:
-    """Write an image as MHA: its voxels and geometry as they are, and nothing else that its file tells of the patient.
+def open_as_mha(source: Path) -> BinaryIO:
+    """Return an image as an MHA file: its voxels and geometry as they are, and nothing else that its file tells.
 
     Args:
         source: NIfTI, MHA, NRRD or another format of SimpleITK; 2-D or 3-D, one number a voxel.
-        target: ends in `.mha`.
+
+    Returns:
+        A file without a name, at its beginning: it goes with this process, however that ends.
 
     Raises:
         InvalidVolume: it cannot be read, or is another image.
         MalformedMessage: it is a NIfTI file that is damaged.
     """
     import SimpleITK as sitk  # noqa: N813 - 0.2 s, and only here
+
+    image = _read(source)
+    voxels = sitk.GetArrayViewFromImage(image)
+    with ExitStack() as on_error:
+        file = on_error.enter_context(tempfile.TemporaryFile())
+        file.write(_header(image, voxels.dtype).encode("ascii"))
+        file.write(memoryview(voxels).cast("B"))
+        file.seek(0)
+        on_error.pop_all()
+    return file
+
+
+def _read(source: Path) -> sitk.Image:
+    import SimpleITK as sitk  # noqa: N813
 
     if _is_nifti(source):
         read_header(source)  # its sentences say what is wrong
@@ -47,9 +73,33 @@ def write_mha(source: Path, target: Path) -> None:
         raise InvalidVolume(
             "A 2-D or 3-D image with one number a voxel was expected; this one has colours or time points."
         )
-    for key in image.GetMetaDataKeys():
-        image.EraseMetaData(key)
-    sitk.WriteImage(image, str(target), useCompression=False)
+    return image
+
+
+def _header(image: sitk.Image, dtype: np.dtype[Any]) -> str:
+    """Return the header of an MHA file, with all digits of the geometry."""
+    if dtype.str[1:] not in _ELEMENTS:
+        raise InvalidVolume("An image of whole or decimal numbers was expected; this one has complex ones.")
+    count = image.GetDimension()
+    axes = np.reshape(image.GetDirection(), (count, count)).T.ravel().tolist()
+    lines = {
+        "ObjectType": "Image",
+        "NDims": count,
+        "BinaryData": True,
+        "BinaryDataByteOrderMSB": sys.byteorder == "big",
+        "CompressedData": False,
+        "TransformMatrix": _spaced(axes),
+        "Offset": _spaced(image.GetOrigin()),
+        "ElementSpacing": _spaced(image.GetSpacing()),
+        "DimSize": _spaced(image.GetSize()),
+        "ElementType": _ELEMENTS[dtype.str[1:]],
+        "ElementDataFile": "LOCAL",
+    }
+    return "".join(f"{key} = {value}\n" for key, value in lines.items())
+
+
+def _spaced(numbers: Iterable[float]) -> str:
+    return " ".join(map(repr, numbers))
 
 
 def labels_like(labels: Path, images: Sequence[Path], folder: Path, stem: str) -> Path:
