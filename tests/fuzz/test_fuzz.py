@@ -6,12 +6,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fuzz.broken import FAULTS
+from fuzz.conftest import TRIED
 
+Recorder = Callable[[str, object], None]
 TESTS = Path(__file__).resolve().parents[1]
 EXAMPLES, REQUESTS, STRAYS = 100, 4, 200
 READERS = {
@@ -46,23 +49,25 @@ def fed(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_no_reader_of_bytes_has_a_fault(tried: list[str]) -> None:
+def test_no_reader_of_bytes_has_a_fault(record_property: Recorder) -> None:
     done = fed("--only", *sorted(READERS), "--examples", str(EXAMPLES), "--seconds", "60")
     rows = {target: tuple(map(int, counts)) for target, *counts in ROW.findall(done.stdout)}
-    tried.append(f"{sum(inputs for inputs, *_ in rows.values())} to {len(rows)} readers")
+    record_property(TRIED, f"{sum(inputs for inputs, *_ in rows.values())} to {len(rows)} readers")
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(rows) == READERS
     assert all(inputs > EXAMPLES and 0 < read < inputs and not faults for inputs, read, faults in rows.values())
 
 
-def test_no_operation_of_the_api_has_a_fault(tried: list[str]) -> None:
+def test_no_operation_of_the_api_has_a_fault(record_property: Recorder) -> None:
     done = fed("--only", "openapi", "--examples", str(REQUESTS), "--seconds", "120")
-    tried.append(f"{counted(done, REQUESTS * OPERATIONS)} requests to {OPERATIONS} operations of the document")
+    record_property(
+        TRIED, f"{counted(done, REQUESTS * OPERATIONS)} requests to {OPERATIONS} operations of the document"
+    )
 
 
-def test_no_route_has_a_fault(tried: list[str]) -> None:
+def test_no_route_has_a_fault(record_property: Recorder) -> None:
     done = fed("--only", "routes", "--examples", str(STRAYS), "--seconds", "120")
-    tried.append(f"{counted(done, STRAYS)} requests to routes of all doors and beside them")
+    record_property(TRIED, f"{counted(done, STRAYS)} requests to routes of all doors and beside them")
 
 
 def counted(done: subprocess.CompletedProcess[str], at_least: int) -> int:
