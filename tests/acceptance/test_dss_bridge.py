@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,11 @@ from nifti_files import GEOMETRY_BYTES, affine, nifti, oblique, packed
 from served import bright_box
 
 from inference_server.clients import Client
+from inference_server.clients.dss import Connection, Provider
+from inference_server.clients.dss.bridge import Desk, Journal, Patience
+from inference_server.clients.dss.bridge.journal import Entry, new_entry
+from inference_server.clients.dss.bridge.patience import StoppedError
+from inference_server.clients.dss.bridge.run import TicketRun
 from inference_server.clients.dss.sessions import FileSessions
 from inference_server.imaging.nifti import read_header, read_volume
 from inference_server.imaging.workspace import Layer, Role, Workspace, encode_workspace, read_workspace
@@ -175,6 +180,32 @@ def test_kills_and_lost_answers_lose_no_ticket_and_run_none_twice(
     assert {remote.tickets[ticket].status for ticket in tickets} == {"success"}
     assert len(submitted) == len(tickets)
     assert remote.seen.count("POST /api/pro/services/claims") >= len(tickets)
+
+
+def test_a_task_whose_uid_could_not_be_written_down_is_not_made_again(
+    remote: DSSStandIn, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LostPower(Journal):
+        def write(self, entry: Entry) -> None:
+            raise StoppedError
+
+    sessions = FileSessions(tmp_path / "sessions")
+    sessions.save(remote.url, SESSION)
+    submit, submitted = client.submit, []
+    monkeypatch.setattr(
+        client, "submit", lambda *case, **more: submitted.append(submit(*case, **more)) or submitted[-1]
+    )
+    with Connection(remote.url, sessions=sessions) as connection, Journal.opened(tmp_path / "bridge") as journal:
+        entry = new_entry(remote.add(files_of_a_ticket()), SERVICE)
+        journal.write(entry)
+        desk = Desk(Provider(connection), client, LostPower(tmp_path / "bridge"), Patience(connection), "bright", {})
+        with pytest.raises(StoppedError):
+            TicketRun(desk, entry).serve()
+        [left] = journal.entries()
+        TicketRun(replace(desk, journal=journal), left).serve()
+    first, second = submitted
+    assert first.uid == second.uid
+    assert remote.tickets[1].ended == ["success"]
 
 
 def submitted_now(client: Client, submitted: set[str]) -> set[str]:
