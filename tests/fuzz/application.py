@@ -169,8 +169,9 @@ def _fault(answer: TestResponse, said: dict[str, Any]) -> str:
     told = answer.request.method != "HEAD"  # which has no body to tell more in, and comes the way of GET
     if answer.status_code >= 500 and told and said.get("code", "") in OF_THE_SERVER:
         return "an error of the server"
-    sentence = str(said.get("detail") or said.get("message") or "")
-    if sentence and (not SENTENCE.fullmatch(sentence) or UNFIT.search(sentence)):
+    text = answer.get_data(as_text=True).rstrip("\n") if answer.mimetype == "text/plain" else ""
+    sentence = str(said.get("detail") or said.get("message") or text)
+    if answer.status_code >= 400 and sentence and (not SENTENCE.fullmatch(sentence) or UNFIT.search(sentence)):
         return f"says what no clinician reads: {sentence[:200]}"
     if answer.status_code >= 400 and told and not sentence:
         return "says nothing"
