@@ -187,6 +187,7 @@ _MALFORMED = (
     NotImplementedError,
     RuntimeError,
 )
+"""What `zipfile` raises for a file that is no zip, is damaged, encrypted, or packed in a way that it does not know."""
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sqlalchemy import (
     DDL,
     JSON,
@@ -27,17 +29,17 @@ HEAD = "0006"
 metadata = MetaData()
 _Sequence = BigInteger().with_variant(Integer, "sqlite")
 
+
+def _texts(*names: str) -> Iterator[Column[str]]:
+    """Yield columns of texts that are always there."""
+    return (Column(name, String, nullable=False) for name in names)
+
+
 tasks = Table(
     "tasks",
     metadata,
     Column("seq", _Sequence, primary_key=True),
-    Column("uid", String, nullable=False),
-    Column("model", String, nullable=False),
-    Column("version", String, nullable=False),
-    Column("digest", String, nullable=False),
-    Column("queue", String, nullable=False),
-    Column("dialect", String, nullable=False),
-    Column("token", String, nullable=False),
+    *_texts("uid", "model", "version", "digest", "queue", "dialect", "token"),
     Column("priority", SmallInteger, nullable=False),
     Column("status", String, nullable=False),
     Column("revision", Integer, nullable=False),
@@ -74,8 +76,7 @@ events = Table(
     Column("seq", _Sequence, primary_key=True),
     Column("uid", String, ForeignKey("tasks.uid", ondelete="CASCADE"), nullable=False),
     Column("time", Double, nullable=False),
-    Column("level", String, nullable=False),
-    Column("text", String, nullable=False),
+    *_texts("level", "text"),
     sqlite_autoincrement=True,
 )
 
@@ -105,8 +106,7 @@ tokens = Table(
     "tokens",
     metadata,
     Column("id", String, primary_key=True),
-    Column("name", String, nullable=False),
-    Column("scopes", String, nullable=False),
+    *_texts("name", "scopes"),
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("revoked_at", Double),
@@ -119,10 +119,7 @@ audit = Table(
     metadata,
     Column("seq", _Sequence, primary_key=True),
     Column("time", Double, nullable=False),
-    Column("token", String, nullable=False),
-    Column("dialect", String, nullable=False),
-    Column("action", String, nullable=False),
-    Column("uid", String, nullable=False),
+    *_texts("token", "dialect", "action", "uid"),
     sqlite_autoincrement=True,
 )
 """Lines are never changed (`append_only.py`). `uid` refers to no row, since a line outlives its task."""
@@ -145,13 +142,7 @@ announced = Table(
     "announced",
     metadata,
     Column("sid", String, ForeignKey("announcement_keys.sid", ondelete="CASCADE"), primary_key=True),
-    Column("prediction_url", String, nullable=False),
-    Column("interface_url", String, nullable=False),
-    Column("name", String, nullable=False),
-    Column("modality", String, nullable=False),
-    Column("anatomy", String, nullable=False),
-    Column("task", String, nullable=False),
-    Column("description", String, nullable=False),
+    *_texts("prediction_url", "interface_url", "name", "modality", "anatomy", "task", "description"),
     Column("creation_time", Double, nullable=False),
 )
 """One service per key: a later announcement takes the place of the one before."""

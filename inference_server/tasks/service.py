@@ -222,6 +222,7 @@ class Tasks:
             raise Forbidden("This access token does not allow fetching results of others: 'read-all' does.")
         if task.status is Status.FINISHED and task.result_blob is not None:
             self.store.note_fetch(uid, caller, wait_s=wait_s)
+            log.info("result fetched", extra={"task": uid, "by": caller.name})
             return ResultFile(task, task.result_blob, task.result_size_bytes or 0, self.blobs)
         raise without_result(task)
 

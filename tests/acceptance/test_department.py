@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import requests
-from served import bright_box
+from served import bright_box, write_image
 
 from inference_server.clients import Client, ServerError
 from inference_server.stack.launch import LaunchedServer, launched_server
@@ -121,6 +123,40 @@ def test_a_case_goes_round_on_the_command_line_and_its_story_is_told(
     assert audited(department, task.uid) == expected
 
 
+def test_the_log_tells_a_tasks_story_by_its_uid(department: Department, tmp_path: Path) -> None:
+    large = write_image(tmp_path / "large.nii.gz", bright_box((6, 10, 28)))
+    with department.client() as client:
+        uid = client.submit("slow", [large]).uid
+        eventually(lambda: client.status(uid).phase == "predicting")
+        psutil.Process(holder(department, uid)).kill()
+        assert client.wait(uid).status == "finished"
+        client.fetch(uid, tmp_path / "result.zip")
+        client.delete(uid)
+    story = shell(f"grep {uid} {department.data.parent / 'log'}", department.data)
+    assert [re.split(r"\s{2,}", line.partition("] ")[2])[0] for line in story.splitlines()] == [
+        "task accepted",
+        "task started",
+        "tasks lost with their child",
+        "task started",
+        "task finished",
+        "result fetched",
+        "task deleted",
+    ]
+
+
+def holder(department: Department, uid: str) -> int:
+    """Return the process id of the worker child that runs a task."""
+    with closing(sqlite3.connect(department.data / "records.sqlite")) as records:
+        return int(records.execute("SELECT holder_pid FROM tasks WHERE uid = ?", (uid,)).fetchone()[0])
+
+
+def eventually(true: Callable[[], bool], limit_s: float = 60.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("where", ["address", "workstation"])
 def test_a_case_goes_round_through_mim(
     department: Department, ext, where: str, monkeypatch: pytest.MonkeyPatch
@@ -171,11 +207,8 @@ def test_an_api_that_is_restarted_listens_where_it_did(department: Department) -
     supervisor = psutil.Process(department.server.pid)
     [api] = [part for part in supervisor.children() if "api" in part.cmdline()]
     api.kill()
-    deadline = time.monotonic() + 60
     with department.client() as client:
-        while not is_served(client):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        eventually(lambda: is_served(client))
 
 
 def is_served(client: Client) -> bool:

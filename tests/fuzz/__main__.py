@@ -18,7 +18,7 @@ from fuzz.corpus import CORPUS, Corpus
 
 OF_THE_API = {"openapi": "fuzz.document", "routes": "fuzz.strays"}
 """The targets that are no readers of bytes, each a module."""
-GRACE_S = 300.0
+GRACE_S = 600.0
 HEAD = ("target", "fed by", "inputs", "read", "outcomes", "slowest", "memory", "faults")
 WIDTHS = (11, 10, 9, 9, 9, 9, 9, 7)
 

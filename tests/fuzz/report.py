@@ -12,7 +12,7 @@ from pathlib import Path
 from fuzz.corpus import Corpus
 from fuzz.oracle import Verdict
 
-HANG_S = 60
+HANG_S = 240
 """Longest time, whoever else keeps the machine busy, until an input counts as one that hangs, and ends the process."""
 EVERY_S = 1.0
 

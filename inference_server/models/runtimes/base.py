@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference_server.errors import PredictionError
+from inference_server.errors import ModelLoadError, PredictionError
 from inference_server.models.backends import Mode
 from inference_server.models.case import Case, Result, Segmentation
 from inference_server.models.compiled import Compiled
@@ -114,8 +114,12 @@ class Runtime(ABC):
         return False
 
     def use(self, precision: Precision) -> None:
-        """Compute in another precision from here on; only `load` leads back to float32."""
-        raise NotImplementedError
+        """Compute in another precision from here on; only `load` leads back to float32.
+
+        Raises:
+            ModelLoadError: this runtime knows no other; it is not `choosable`.
+        """
+        raise ModelLoadError(f"The model '{self.model.id}' can be computed in float32 only.")
 
     def attend(self, hooks: Hooks) -> None:  # noqa: B027 - most runtimes speak in `predict` only
         """Be told, before a case is prepared, who listens to its run."""
