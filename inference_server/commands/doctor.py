@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 import typer
 
@@ -20,6 +21,7 @@ from inference_server.stack.redis import find_redis, running_url
 
 LEFT_DAYS = 30
 """A certificate that is valid for less is due to be replaced."""
+Only = Annotated[str, typer.Option("--only", help="Names of checks, separated by commas; all where not given.")]
 NO_TOKEN = "none yet; whoever is at this machine may do everything, and nobody else gets in"
 
 
@@ -33,17 +35,24 @@ class Finding:
     mend: str = ""
 
 
-def doctor(data: Data = None, models: Models = None, port: Port = None) -> None:
+def doctor(data: Data = None, models: Models = None, port: Port = None, only: Only = "") -> None:
     """Check Redis, database, blobs, disk, device, models, ports, tokens and certificate; says how to mend each."""
     joined = ",".join(str(path.absolute()) for path in models) if models else None
     settings = load_settings({"data_dir": data, "models_dirs": joined, "port": port})
-    findings = [_run(name, check, settings) for name, check in CHECKS.items()]
+    findings = [_run(name, CHECKS[name], settings) for name in _chosen(only)]
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.well else 'BAD '} {finding.name}: {finding.seen}")
         if finding.mend:
             typer.echo(f"     {finding.mend}")
     if bad := [finding.name for finding in findings if not finding.well]:
         raise SettingsError(f"Not well: {', '.join(bad)}.")
+
+
+def _chosen(only: str) -> list[str]:
+    names = [part.strip() for part in only.split(",") if part.strip()]
+    if unknown := [name for name in names if name not in CHECKS]:
+        raise SettingsError(f"There is no check '{unknown[0]}'. The checks are {', '.join(CHECKS)}.")
+    return names or list(CHECKS)
 
 
 def _run(name: str, check: Callable[[Settings], Finding], settings: Settings) -> Finding:

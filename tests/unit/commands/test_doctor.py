@@ -38,3 +38,18 @@ def test_a_place_of_blobs_that_is_no_folder_is_not_well(tmp_path: Path) -> None:
     out = said(tmp_path, f"file://{tmp_path}/file/blobs", 1)
     assert out.startswith("BAD  blobs: cannot be written\n")
     assert f"Let this user write into {tmp_path}/file, or correct INFERENCE_SERVER_BLOBS_URL." in out
+
+
+def test_only_the_checks_that_are_named_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = {name: lambda _, name=name: doctor.Finding(name, name != "disk", "seen") for name in ("a", "disk", "b")}
+    monkeypatch.setattr(doctor, "CHECKS", checks)
+    done = CliRunner().invoke(app, ["doctor", "--data", str(tmp_path), "--only", "b, a"])
+    assert (done.exit_code, done.stdout) == (0, "ok   b: seen\nok   a: seen\n")
+    failed = CliRunner().invoke(app, ["doctor", "--data", str(tmp_path)])
+    assert (failed.exit_code, str(failed.exception)) == (1, "Not well: disk.")
+
+
+def test_a_check_that_there_is_not_is_named(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["doctor", "--data", str(tmp_path), "--only", "blobs,pulse"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert str(done.exception) == "There is no check 'pulse'. The checks are blobs."
