@@ -14,7 +14,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -104,16 +104,13 @@ class ImageSocketClient:
             context: from `tls`, where the server speaks TLS.
             timeout_s: longest silence of the server, which waits for a prediction itself.
         """
-        with _reachable():
-            self._socket = socket.create_connection((host, port), timeout_s)
-        try:
-            if context:
-                with _reachable():
-                    self._socket = context.wrap_socket(self._socket, server_hostname=host)
+        with ExitStack() as on_error:
+            with _reachable():
+                self._socket = on_error.enter_context(socket.create_connection((host, port), timeout_s))
+                if context:
+                    self._socket = on_error.enter_context(context.wrap_socket(self._socket, server_hostname=host))
             self._hear_probe()
-        except BaseException:
-            self._socket.close()
-            raise
+            on_error.pop_all()
 
     def __enter__(self) -> ImageSocketClient:
         return self

@@ -171,7 +171,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.content, self.said = b"", 0
         assert self.client.takes() == b"?"
         if is_open:
-            self.choose(b"ENSE", [])
+            self.choose(b"ENSE", [], asks=False)
             self.send(b"P", [], "z")
 
     def exchange(self, message: bytes, cuts: list[int], answer: bytes, *, ends: bool = False) -> None:
@@ -205,28 +205,34 @@ class AnyOrder(RuleBasedStateMachine):
         self.exchange(b"FILE" + size, cuts, b"02", ends=True)
 
     @precondition(is_on)
-    @rule(code=st.sampled_from([b"ENSE", b"VGG!", b"none", b"\xff\0??"]), cuts=cuts)
-    def choose(self, code: bytes, cuts: list[int]) -> None:
+    @rule(code=st.sampled_from([b"ENSE", b"VGG!", b"none", b"\xff\0??"]), cuts=cuts, asks=st.booleans())
+    def choose(self, code: bytes, cuts: list[int], asks: bool) -> None:
         if not self.admitted:
             self.exchange(b"MODE", cuts, b"6")
             return
         self.model = code in (b"ENSE", b"VGG!")
         self.exchange(b"MODE" + code, cuts, b"00" if self.model else b"03")
+        self.perhaps_predict(asks)
 
     @precondition(is_on)
-    @rule(is_right=st.booleans(), cuts=cuts)
-    def compare(self, is_right: bool, cuts: list[int]) -> None:
+    @rule(is_right=st.booleans(), cuts=cuts, asks=st.booleans())
+    def compare(self, is_right: bool, cuts: list[int], asks: bool) -> None:
         if not (self.admitted and self.file):
             self.exchange(b"HASH", cuts, b"1" if self.admitted else b"6")
             return
         digest = hashlib.sha256(self.content if is_right else b"!" + self.content).hexdigest()
         self.doubt = not is_right
         self.exchange(b"HASH" + digest.encode(), cuts, b"00" if is_right else b"04")
+        self.perhaps_predict(asks)
 
     @precondition(is_on)
     @rule(cuts=cuts)
     def predict(self, cuts: list[int]) -> None:
         self.exchange(b"PRED", cuts, self.expected_prediction())
+
+    def perhaps_predict(self, asks: bool) -> None:
+        if asks:
+            self.predict([])
 
     def expected_prediction(self) -> bytes:
         if not self.admitted:
@@ -242,10 +248,11 @@ class AnyOrder(RuleBasedStateMachine):
         return b"0" + self.content[:1] if self.content[:1] in LETTERS else b"2"
 
     @precondition(is_on)
-    @rule(token=st.sampled_from(["right", "wrong", ""]), cuts=cuts)
-    def authorise(self, token: str, cuts: list[int]) -> None:
+    @rule(token=st.sampled_from(["right", "right", "right", "wrong", ""]), cuts=cuts, asks=st.booleans())
+    def authorise(self, token: str, cuts: list[int], asks: bool) -> None:
         self.token, self.admitted = token, token in self.desk.valid
         self.exchange(b"AUTH" + padded(len(token)) + token.encode(), cuts, b"0" if self.admitted else b"6")
+        self.perhaps_predict(asks)
 
     @precondition(is_late)
     @rule()
