@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -38,6 +39,7 @@ from tomaat_support import (
     without_tasks,
 )
 
+from inference_server.api.tomaat import answer as answer_module
 from inference_server.api.tomaat.form import PART_LIMIT
 from inference_server.errors import StoreUnavailable
 from inference_server.imaging.mha import mha_to_nifti
@@ -380,6 +382,28 @@ def test_while_the_records_are_locked_a_client_is_answered_before_it_gives_up(ea
         assert time.monotonic() - before < 5
     assert answer.data == f'[{{"type": "DelayedResponse", "request_id": "{uid}"}}]'.encode()
     assert element(asked_again(eager, uid))["type"] == "LabelVolume"
+
+
+def test_while_labels_are_recoded_the_client_gets_signs_of_life(eager: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives up after 5 s of silence, which a busy machine with a large result may need."""
+    predicted(eager, volume_part())
+    finish(eager)
+    uid, recode, go = only_task(eager).uid, answer_module.nifti_to_mha, threading.Event()
+
+    def slowly(*given: Any) -> None:
+        assert go.wait(60)
+        recode(*given)
+
+    monkeypatch.setattr(answer_module, "nifti_to_mha", slowly)
+    monkeypatch.setattr(answer_module, "SIGN_OF_LIFE_S", 0.01)
+    answer = eager.client.post(f"{SERVICE}/responses", data={"request_id": uid})
+    pieces = iter(answer.response)
+    begun = [next(pieces) for _ in range(4)]
+    go.set()
+    text = b"".join([*begun, *pieces])
+    answer.close()
+    assert begun == [b"[", b'{"type": "LabelVolume", "content": ', b" ", b" "]
+    assert json.loads(text) == asked_again(eager, uid).json
 
 
 @pytest.mark.parametrize("address", ["/tomaat/responsesor/responses", "/tomaat/none/responses"])

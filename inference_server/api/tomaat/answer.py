@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
@@ -28,6 +29,8 @@ from inference_server.tasks.record import Task
 from inference_server.tasks.results import ResultFile
 
 STEP_BYTES = 96 * 1024
+SIGN_OF_LIFE_S = 1.0
+"""Longest silence of an answer that is being made."""
 RECORDS_WAIT_S = 2.0
 """How long a client that polls waits for the records; it gives up after 5 s, and is better told to ask again."""
 JSON = "application/json"
@@ -101,9 +104,18 @@ def _bytes(archive: zipfile.ZipFile, element: Element, grid: Geometry | None) ->
             return
         assert grid is not None, "labels have a grid"
         with TemporaryFile() as file:
-            nifti_to_mha(member, file, grid)  # type: ignore[arg-type]
+            yield from _while_working(lambda: nifti_to_mha(member, file, grid))  # type: ignore[arg-type]
             file.seek(0)
             yield from _pieces(file)
+
+
+def _while_working(work: Callable[[], None]) -> Iterator[bytes]:
+    """Do something that may take long on a busy machine, and yield nothing, now and then, until it is done."""
+    with ThreadPoolExecutor(1, thread_name_prefix="recoding") as pool:
+        done = pool.submit(work)
+        while not wait([done], SIGN_OF_LIFE_S).done:
+            yield b""
+        done.result()
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
