@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import selectors
 import socket
 import ssl
@@ -38,6 +39,10 @@ KEEP_ALIVE_S = 15
 STOP_S = 3
 HEARTBEAT_S = 120
 BACKLOG = 1024
+CONNECTIONS = 1000
+"""Open connections per process; more wait to be accepted."""
+FILES = 2 * CONNECTIONS
+"""Files that a process may have open. Were these fewer than its connections, it would end by accepting too many."""
 MEMORY_FOLDER = Path("/dev/shm")
 
 
@@ -74,6 +79,7 @@ def serve(
         SettingsError: an address is taken or not one of this machine, or the certificate cannot be used.
         StoreUnavailable: the records cannot be reached.
     """
+    _allow_files()
     # Once, so that the processes find them migrated.
     open_database(settings.database).close()
     listeners = [_listener(settings.host, settings.port)]
@@ -104,6 +110,12 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
             f"The certificate {certificate} cannot be used with the key {key}: {exc.strerror}."
         ) from exc
     return context
+
+
+def _allow_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -240,6 +252,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
             "bind": self._binds,
             "backlog": BACKLOG,
             "workers": settings.api_processes,
+            "worker_connections": CONNECTIONS,
             "threads": max(2, settings.api_threads // settings.api_processes),
             "worker_class": _Worker,
             "keepalive": KEEP_ALIVE_S,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import ssl
 import time
@@ -18,6 +19,7 @@ from inference_server.stack.certificates import Pair, make_pair
 
 MANY = 3 * THREADS
 LIMIT_S = 0.5
+FEW = 128
 PATIENCE_S = 20.0
 """No test waits as long where all is well."""
 
@@ -146,6 +148,20 @@ def test_who_uploads_and_falls_silent_is_told_and_let_go(api: Api, connect: Exit
     assert is_served(api)
     for connection in silent:
         assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
+
+
+def test_more_connections_than_files_end_no_process(tmp_path: Path, connect: ExitStack) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, hard))
+    try:
+        api = Api(tmp_path, API_PROCESSES=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for _ in range(2 * FEW):
+        connect.enter_context(socket.create_connection(api.address, PATIENCE_S))
+    assert requests.get(f"{api.url}/healthz/live", timeout=PATIENCE_S).ok
+    api.stop()
+    assert "Too many open files" not in api.log.read_text()
 
 
 def test_who_never_closes_holds_up_nobody(api: Api, connect: ExitStack) -> None:
