@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from records import added, claimed
+from records import HOLDER, added, claimed
 
 from inference_server.tasks.blobs import LocalBlobs
 from inference_server.tasks.caller import Caller, Scope
@@ -96,7 +96,22 @@ def test_what_belongs_to_a_former_task_changes_nothing(
         "Ticket received and queued for processing",
         "Retrying ticket",
     ]
-    assert links.followed() == (again,)
+    assert links.followed() == ()
+
+
+def test_tickets_are_followed_whose_tasks_run_have_ended_or_are_gone(
+    database: Database, store: Store, claims: Claims, tickets: Tickets, ticket: Ticket
+) -> None:
+    links = Links(database)
+    assert links.followed() == (ticket,)
+    claims.hand_back(HOLDER.worker)
+    assert links.followed() == ()
+    store.cancel(ticket.task_uid or "")
+    assert links.followed() == (ticket,)
+    store.delete(ticket.task_uid or "")
+    assert links.followed() == (ticket,)
+    assert links.end(ticket, TicketStatus.FAILED, [])
+    assert links.followed() == ()
 
 
 def test_a_deleted_ticket_is_remembered_until_its_task_is_gone(

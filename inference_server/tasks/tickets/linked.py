@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
-from inference_server.errors import BadRequest, Conflict, ResultGone, StorageFull, UnknownModel, UnknownTask
+from inference_server.errors import BadRequest, Conflict, Forbidden, ResultGone, StorageFull, UnknownModel, UnknownTask
 from inference_server.models.manifest import LabelName
 from inference_server.tasks.caller import SERVER, Caller
 from inference_server.tasks.record import Status, Task
@@ -67,6 +67,7 @@ class Linked:
             QueueFull, OverQuota, StorageFull: the server has no room for it.
             UnknownTask, Forbidden: the caller may not steer it.
         """
+        _require_steering(ticket, caller)
         if ticket.status is not TicketStatus.INIT:
             raise BadRequest(f"The ticket is {ticket.status}; only a fresh one can be made ready.")
         task = self._submitted(ticket, key=f"dss-ticket-{ticket.id}")
@@ -85,6 +86,7 @@ class Linked:
             Conflict: it did not fail.
             UnknownModel, QueueFull, OverQuota, StorageFull, UnknownTask, Forbidden: as `start`.
         """
+        _require_steering(ticket, caller)
         if ticket.status not in _AGAIN:
             raise Conflict(f"The ticket is {ticket.status}; only a failed or timed-out one can be tried again.")
         uid = self._task_again(ticket, caller)
@@ -112,7 +114,7 @@ class Linked:
             self._links.unlink(ticket)
 
     def sweep(self) -> None:
-        """Bring all tickets up to date that nobody looks at, and finish what was begun with deleted ones."""
+        """Bring all tickets up to date whose tasks run or have ended, and finish what was begun with deleted ones."""
         for ticket in self._links.followed():
             self.refreshed(ticket)
         for ticket in self._links.forgotten():
@@ -219,3 +221,9 @@ class Linked:
             if alone:
                 with self._lock:
                     self._storing.discard(ticket.id)
+
+
+def _require_steering(ticket: Ticket, caller: Caller) -> None:
+    """`Tickets` asks this too, but only after the task was submitted."""
+    if not caller.may_steer(ticket):
+        raise Forbidden("This access token does not allow changing this ticket: 'submit' does for one's own.")

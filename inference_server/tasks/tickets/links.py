@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, or_, select, update
 
 from inference_server.tasks.database import Database
 from inference_server.tasks.record import Event, Status, Task
+from inference_server.tasks.schema import tasks
 from inference_server.tasks.tickets import rows
 from inference_server.tasks.tickets.outputs import Stored
 from inference_server.tasks.tickets.record import Area, Category, Ticket, TicketFile, TicketStatus
@@ -18,7 +19,13 @@ from inference_server.tasks.tickets.tables import tickets
 
 IN_PROGRESS = (TicketStatus.READY, TicketStatus.CLAIMED)
 _LINKED = tickets.c.task_uid.is_not(None)
-_FOLLOWED = select(tickets).where(_LINKED, tickets.c.status.in_([status.value for status in IN_PROGRESS]))
+_FOLLOWED = (
+    select(tickets)
+    .join(tasks, tasks.c.uid == tickets.c.task_uid, isouter=True)
+    .where(_LINKED, tickets.c.status.in_([status.value for status in IN_PROGRESS]))
+    .where(or_(tasks.c.status.is_(None), tasks.c.status != Status.QUEUED.value))
+    .order_by(tickets.c.id)
+)
 _FORGOTTEN = select(tickets).where(_LINKED, tickets.c.status == TicketStatus.DELETED.value)
 _HOLD = select(tickets).where(tickets.c.id == bindparam("the_ticket")).with_for_update()
 
@@ -49,9 +56,12 @@ class Links:
             return rows.find(connection, ticket.id)
 
     def followed(self) -> tuple[Ticket, ...]:
-        """Return all tickets whose tasks have not ended, as far as the tickets know, the oldest first."""
+        """Return the tickets in progress whose tasks run, have ended or are gone, the oldest first.
+
+        Those that wait have no news; there may be very many of them.
+        """
         with self._database.reading() as connection:
-            return tuple(map(rows.to_ticket, connection.execute(_FOLLOWED.order_by(tickets.c.id))))
+            return tuple(map(rows.to_ticket, connection.execute(_FOLLOWED)))
 
     def forgotten(self) -> tuple[Ticket, ...]:
         """Return all deleted tickets whose tasks may still be there."""

@@ -20,6 +20,7 @@ from tickets import ANNA, ARRAY, WORKSPACE, Site, labels_like, layer, main, pict
 from inference_server.errors import (
     BadRequest,
     Conflict,
+    Forbidden,
     InferenceServerError,
     OverQuota,
     StorageFull,
@@ -30,7 +31,7 @@ from inference_server.imaging.workspace import Landmark, Role, SnapLabel, Worksp
 from inference_server.imaging.workspace.xml import LIMIT_BYTES
 from inference_server.models.case import Result
 from inference_server.models.manifest import Channel, LabelName, Manifest, NamedInput
-from inference_server.tasks.caller import Caller
+from inference_server.tasks.caller import Caller, Scope
 from inference_server.tasks.record import Problem, Status
 from inference_server.tasks.store import TaskFilter
 from inference_server.tasks.tickets.record import Ticket, TicketStatus
@@ -334,3 +335,14 @@ def test_a_damaged_result_fails_its_ticket(site: Site) -> None:
     assert site.linked.refreshed(ticket).status is TicketStatus.FAILED
     assert "damaged" in site.lines(ticket)[-1]
     assert site.blob_files() == before
+
+
+def test_who_may_only_see_a_ticket_makes_no_task_of_it(site: Site) -> None:
+    ticket = site.sent(uploaded(Workspace((main(),))))
+    reader = Caller("reader", frozenset({Scope.READ_ALL, Scope.SUBMIT}), "dss")
+    for verb in (site.linked.start, site.linked.restart):
+        with pytest.raises(Forbidden):
+            verb(ticket, reader)
+    assert not site.store.page(TaskFilter()).tasks
+    assert site.linked.start(ticket, replace(reader, scopes=frozenset({Scope.OPERATE}))).status is TicketStatus.READY
+    assert site.store.page(TaskFilter()).tasks[0].token == "anna"
