@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from inference_server.errors import Cancelled
 from inference_server.models.hooks import Hooks
+
+Prepared = TypeVar("Prepared")
 
 
 @dataclass
@@ -18,6 +21,7 @@ class Course:
     hooks: Hooks
     timings_s: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    prepared: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -46,4 +50,19 @@ class Course:
         """Return the same course for one of several models that a run asks one after the other."""
         tell = self.hooks.progress
         hooks = replace(self.hooks, progress=lambda done: tell((number + done) / count))
-        return Course(hooks, self.timings_s, self.notes)
+        return Course(hooks, self.timings_s, self.notes, self.prepared)
+
+    def once(self, way: str | None, prepare: Callable[[], Prepared]) -> Prepared:
+        """Return the case prepared in a way; models that one run asks one after the other share it.
+
+        Args:
+            way: names it; of None nothing is kept.
+            prepare: does it.
+        """
+        if way is None:
+            return prepare()
+        if way not in self.prepared:
+            self.prepared.clear()  # only the last one is kept
+            self.prepared[way] = prepare()
+        found: Prepared = self.prepared[way]
+        return found

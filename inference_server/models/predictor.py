@@ -138,7 +138,7 @@ class Predictor:
             course.note(f"{TOO_LITTLE}: {note}.")
 
         with course.phase("preparing"):
-            prepared = runtime.prepare(case)
+            prepared = course.once(runtime.preparation, lambda: runtime.prepare(case))
         efforts = lesser_efforts(runtime.batch, device, whole=whole, room=self._warm.has_others(runtime))
         with course.phase("predicting"), hooks.hold() if device == self.device else nullcontext():
             prediction = with_less(predict, efforts, first=Effort(whole=whole), told=told)

@@ -82,6 +82,11 @@ class Runtime(ABC):
         return None
 
     @property
+    def preparation(self) -> str | None:
+        """What `prepare` depends on besides the case; models of one text share it. None: it is not shared."""
+        return None
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What is not done as the manifest asks for, and why, in sentences."""
         return self._code.notes if self._code else ()

@@ -71,6 +71,14 @@ class PlainRuntime(Runtime):
         return prepare_case(case, names, preparation(manifest), flat=manifest.dimensions == 2)
 
     @property
+    def preparation(self) -> str | None:
+        manifest = self.model.manifest
+        if manifest.kind != "classification":  # elsewhere it is little beside the rest, and takes memory
+            return None
+        channels = ", ".join(channel.name for channel in manifest.channels)
+        return f"{manifest.dimensions} {channels} {preparation(manifest).model_dump_json()}"
+
+    @property
     def _decides(self) -> bool:
         return self.model.manifest.restore == "argmax" and self.model.manifest.kind == "segmentation"
 

@@ -39,6 +39,8 @@ from inference_server.models.engine import Engine
 from inference_server.models.hooks import NO_HOOKS, Hooks
 from inference_server.models.manifest import parse_manifest
 from inference_server.models.registry import Registry
+from inference_server.models.runtimes import plain
+from inference_server.models.runtimes.plain_prepare import prepare_case
 
 SPACING = {"_target_": "Spacingd", "keys": "image", "pixdim": [1.2, 1.3, 1.4], "mode": "bilinear"}
 GRIDS = {
@@ -201,6 +203,25 @@ def test_probabilities_of_classes_are_averaged(tmp_path: Path) -> None:
     assert {name: pytest.approx(said, abs=1e-6) for name, said in result.members.items()} == {"a": first, "b": second}
     votes = {"top left": 0.5, "top right": 0.0, "bottom left": 0.5, "bottom right": 0.0}
     assert ask(tmp_path, case, model="votes").classifications == votes
+
+
+def test_members_that_prepare_alike_share_one_preparation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    halved = {"intensity": [{"step": "scale", "low": 0, "high": 200, "to": [0, 100]}]}
+    write_quarters(tmp_path / "a")
+    write_quarters(tmp_path / "b", prepare={"intensity": []})
+    write_quarters(tmp_path / "c", prepare=halved)
+    write_quarters(tmp_path / "d", prepare=halved)
+    write_ensemble(tmp_path / "all", "a", "b", "c", "d")
+    case = Case({"image": Volume(quarter_picture()[None], Geometry((1, 8, 16)))})
+    prepared: list[object] = []
+    monkeypatch.setattr(
+        plain, "prepare_case", lambda *args, **kw: prepared.append(args[2]) or prepare_case(*args, **kw)
+    )
+    members = ask(tmp_path, case).members
+    assert len(prepared) == 2
+    full, half = expected_quarters(), expected_quarters((0, 0, 100, 0))
+    expected = {"a": full, "b": full, "c": half, "d": half}
+    assert {name: pytest.approx(said, abs=1e-6) for name, said in members.items()} == expected
 
 
 def test_members_are_asked_as_themselves(tmp_path: Path) -> None:
