@@ -94,7 +94,20 @@ class Slicer:
 
     def connect(self, base_url: str) -> None:
         """Type an address and press Confirm."""
-        self.prediction_url, self.interface_url = f"{base_url}/predict", f"{base_url}/interface"
+        self._open(f"{base_url}/interface", f"{base_url}/predict")
+
+    def discover(self, announcer_url: str) -> dict[str, dict[str, Any]]:
+        """Ask an announcement service; return what it lists by name."""
+        self._check_connection(announcer_url)
+        listed = self._call("GET", f"{announcer_url}/discover").json()
+        return {f"{service['name']} ({service['SID']})": service for service in listed}
+
+    def choose(self, service: Mapping[str, Any]) -> None:
+        """Choose one of the services that were discovered."""
+        self._open(service["interface_url"], service["prediction_url"])
+
+    def _open(self, interface_url: str, prediction_url: str) -> None:
+        self.interface_url, self.prediction_url = interface_url, prediction_url
         self._check_connection(self.interface_url)
         self.elements = self._call("GET", self.interface_url, timeout=QUICK_S).json()
 

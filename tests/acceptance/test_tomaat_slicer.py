@@ -5,22 +5,28 @@ from __future__ import annotations
 import base64
 import gzip
 import os
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
 import SimpleITK as sitk  # noqa: N813
+import yaml
 from apps import write_app
 from nifti_files import GEOMETRY_BYTES, nifti, oblique, packed
 from slicer_client import Scene, Slicer, UntrustedError, decoded, first_generation, saved
 
+from inference_server.settings import Settings
 from inference_server.stack.certificates import Pair, make_pair, shown
 from inference_server.stack.launch import LaunchedServer, launched_server
+from inference_server.tasks.announcements import Announcements
+from inference_server.tasks.database import open_database
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -47,7 +53,8 @@ ALIGN = """
     def app(case, context):
         start = case.transforms["start"]
         moved = [start.TransformPoint(point) for point in case.points["seeds"].tolist()]
-        return {"moved": __import__("numpy").array(moved), "inverse": start.GetInverse()}
+        back = start.GetInverse() if start.IsLinear() else start
+        return {"moved": __import__("numpy").array(moved), "back": back}
 """
 PATIENT = """
     import time
@@ -77,14 +84,27 @@ def served(go: Path) -> Iterator[tuple[LaunchedServer, str]]:
     write_app(models / "marks", MARKS, id="marks", labels=LABELS, parameters=MARKS_PARAMETERS)
     write_app(models / "align", ALIGN, id="align", points=[{"name": "seeds"}], transforms=[{"name": "start"}])
     write_app(models / "patient", PATIENT.replace("GO", str(go)), id="patient", labels={1: {"name": "LIGHT"}})
-    arguments = ["--models", str(models), "--tls", "--tls-port", "0", "--open", "tomaat"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = ["--models", str(models), "--tls", "--tls-port", str(port), "--open", "tomaat"]
     settings = {"DISK_LOW_BYTES": "0", "ZOO": "false", "TOMAAT_PATIENCE_S": "1"}
+    settings |= announced_to_itself(folder, f"https://127.0.0.1:{port}", pair)
     environment = {f"INFERENCE_SERVER_{name}": value for name, value in settings.items()}
     with (
         (folder / "log").open("w") as log,
         launched_server(folder / "data", arguments=arguments, environment=environment, log=log) as launched,
     ):
         yield launched, shown(pair.certificate).sha256
+
+
+def announced_to_itself(folder: Path, url: str, pair: Pair) -> dict[str, str]:
+    """Return the settings of a server that announces one of its models to itself."""
+    database = open_database(Settings(data_dir=folder / "data").database)
+    _, key = Announcements(database).create_key("marks")
+    database.close()
+    announcer = {"url": f"{url}/announce", "certificate": str(pair.certificate), "models": {"marks": key}}
+    (folder / "announcers.yaml").write_text(yaml.safe_dump([announcer]))
+    return {"PUBLIC_URL": url, "TOMAAT_ANNOUNCERS": str(folder / "announcers.yaml")}
 
 
 @pytest.fixture(autouse=True)
@@ -215,17 +235,82 @@ def test_fields_of_services_used_before_are_ignored(url: str, slicer: Slicer, tm
     np.testing.assert_array_equal(array_of(slicer.run(image=volume(), threshold=100)), expected())
 
 
-def test_points_and_transforms_go_there_and_back(url: str, slicer: Slicer, tmp_path: Path) -> None:
-    """Points are RAS on the wire, transforms are files that work in LPS."""
-    shift = sitk.AffineTransform(3)
-    shift.SetTranslation((1.0, 20.0, -3.0))
-    sitk.WriteTransform(shift, str(tmp_path / "shift.mat"))
+def linear() -> sitk.Transform:
+    return sitk.AffineTransform((0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0), (1.0, 20.0, -3.0))
+
+
+def bspline() -> sitk.Transform:
+    made = sitk.BSplineTransformInitializer(volume(), [3, 2, 2])
+    made.SetParameters(np.random.default_rng(0).normal(0, 4, len(made.GetParameters())).tolist())
+    return made
+
+
+def grid() -> sitk.Transform:
+    values = np.random.default_rng(1).normal(0, 4, (4, 5, 6, 3)).astype(np.float32).astype(float)
+    field = sitk.GetImageFromArray(values, isVector=True)
+    field.SetSpacing((40.0, 40.0, 50.0))
+    field.SetOrigin((-200.0, -50.0, -100.0))
+    return sitk.DisplacementFieldTransform(field)
+
+
+def written(transform: sitk.Transform, ending: str, folder: Path) -> Path:
+    """Save a transform as Slicer does."""
+    path = folder / f"start{ending}"
+    if ending == ".nii.gz":
+        sitk.WriteImage(sitk.DisplacementFieldTransform(transform).GetDisplacementField(), str(path))
+    else:
+        sitk.WriteTransform(transform, str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "ending", "exact_mm"), [(linear, ".mat", 1e-9), (bspline, ".h5", 1e-9), (grid, ".nii.gz", 1e-5)]
+)
+def test_points_and_transforms_of_every_kind_go_there_and_back(
+    url: str, slicer: Slicer, tmp_path: Path, make: Callable[[], sitk.Transform], ending: str, exact_mm: float
+) -> None:
+    """Points are RAS on the wire, transforms are files that work in LPS. A linear one comes back inverted."""
+    start = make()
+    places = [volume().TransformContinuousIndexToPhysicalPoint(index) for index in ((12, 9.5, 6), (3.25, 15, 10))]
+    seeds = [(-x, -y, z) for x, y, z in places]
     slicer.connect(f"{url}/align")
-    scene = slicer.run(image=volume(), seeds=[(1.5, -2.0, 3.0), (0.0, 0.0, 0.25)], start=tmp_path / "shift.mat")
-    np.testing.assert_allclose(scene.points, [[[0.5, -22.0, 0.0], [-1.0, -20.0, -2.75]]], atol=1e-9)
-    [inverse] = scene.transforms
-    assert inverse.suffix == ".mat"
-    np.testing.assert_allclose(sitk.ReadTransform(str(inverse)).TransformPoint((1.0, 20.0, -3.0)), 0, atol=1e-9)
+    scene = slicer.run(image=volume(), seeds=seeds, start=written(start, ending, tmp_path))
+    moved = np.array([start.TransformPoint(place) for place in places])
+    assert np.abs(moved - places).min() > 0.01  # or else it would show nothing
+    np.testing.assert_allclose(scene.points, [moved * (-1, -1, 1)], atol=exact_mm)
+    [found] = scene.transforms
+    assert found.name.endswith(ending)
+    back, expected_back = read(found), start.GetInverse() if start.IsLinear() else start
+    for place in places:
+        np.testing.assert_allclose(back.TransformPoint(place), expected_back.TransformPoint(place), atol=exact_mm)
+
+
+def read(path: Path) -> sitk.Transform:
+    if path.name.endswith(".nii.gz"):
+        return sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
+    return sitk.ReadTransform(str(path))
+
+
+def test_a_model_is_discovered_and_run(url: str, slicer: Slicer, served: tuple[LaunchedServer, str]) -> None:
+    """The server announces it to itself. Its certificate is confirmed once for all of this."""
+    server = url.removesuffix("/tomaat")
+    deadline = time.monotonic() + 60
+    while not (found := slicer.discover(server)):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    [service] = found.values()
+    assert (service["name"], service["task"], service["api_key"]) == ("marks", "Segmentation", "")
+    slicer.choose(service)
+    np.testing.assert_array_equal(array_of(slicer.run(image=volume(), threshold=100)), expected())
+    assert slicer.asked == [served[1]]
+    told = requests.get(f"{url}/marks/announcePoint", verify=False, timeout=5).json()
+    assert told == {"announced_at": f"{server}/announce"}
+    lists = requests.get(f"{server}/discovery", verify=False, timeout=5).json()
+    assert lists["hosts"] == [f"{url}/marks"]
+    ours_says = ours(
+        "-m", "inference_server", "tomaat", "discover", server, "--fingerprint", served[1], config=slicer.folder
+    )
+    assert f"{url}/marks/predict" in ours_says.stdout
 
 
 def test_errors_arrive_as_text_with_the_title_that_says_so(url: str, slicer: Slicer) -> None:
