@@ -168,7 +168,7 @@ def test_kills_and_lost_answers_lose_no_ticket_and_run_none_twice(
         r"GET .*/3/files/input",
     ]
     submitted: set[str] = set()
-    for _ in range(3):
+    for _ in range(2):
         with bridges.serving("slow") as process:
             until(lambda: bool(bridges.in_hand), "a ticket is in hand")
             until(lambda: bool(submitted_now(client, submitted)), "a task runs")

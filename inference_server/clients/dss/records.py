@@ -10,6 +10,7 @@ from typing import Any
 
 from inference_server.clients.dss.errors import DSSAnswerError
 
+CLAIMED = "claimed"
 FINAL = frozenset({"success", "failed", "timeout", "deleted"})
 
 

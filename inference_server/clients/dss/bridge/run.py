@@ -14,7 +14,7 @@ from inference_server.clients.dss.bridge.patience import Patience
 from inference_server.clients.dss.bridge.work import CLASSES, result_workspace, work_of
 from inference_server.clients.dss.errors import GONE, DSSRefused
 from inference_server.clients.dss.provider import Category, Provider
-from inference_server.clients.dss.records import FINAL
+from inference_server.clients.dss.records import CLAIMED
 from inference_server.clients.native import Client, RemoteTask, ServerError
 from inference_server.errors import InferenceServerError, TaskError
 
@@ -64,9 +64,11 @@ class TicketRun:
         self._forget()
 
     def _is_ours(self) -> bool:
-        """Tell whether the ticket still waits for us: while we were away its user may have deleted it."""
-        status = self._lasting(lambda: self._desk.provider.status(self._entry.ticket))
-        return status not in FINAL
+        """Tell whether the ticket still waits for us.
+
+        While we were away its user may have deleted it, or queued it anew after the server gave us up.
+        """
+        return self._lasting(lambda: self._desk.provider.status(self._entry.ticket)) == CLAIMED
 
     def _submitted(self) -> str:
         """Return the UID of the ticket's task, made if there is none yet."""
