@@ -8,6 +8,7 @@ same folder to write into. The figures are of the cross-validation alone: none c
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import time
 from dataclasses import dataclass
@@ -58,6 +59,22 @@ def read_data(folder: Path, networks: dict[str, Manifest], *, most_normals: floa
         raise ValueError("The networks' manifests differ in `prepare`; the same was expected of all.")
     xrays = list_xrays(folder, most_normals=most_normals, seed=seed)
     return Data(xrays, read_xrays(xrays, first), torch.tensor([xray.label for xray in xrays]))
+
+
+def check_run(out: Path, data: Data, given: argparse.Namespace) -> None:
+    """Note what a run is made of, or see that it goes on with the same.
+
+    Raises:
+        ValueError: the folder holds a run with other pictures, networks or settings.
+    """
+    networks = {name: manifest.model_dump(mode="json") for name, manifest in manifests().items()}
+    settings = {"folds": given.folds, "epochs": given.epochs, "seed": given.seed}
+    facts = {"pictures": [xray.name for xray in data.xrays], "networks": networks, **settings}
+    path = out / "run.json"
+    if not path.is_file():
+        path.write_text(json.dumps(facts, indent=1))
+    elif json.loads(path.read_text()) != facts:
+        raise ValueError(f"{out} holds a run with other pictures, networks or settings; an empty folder was expected.")
 
 
 def train_weights(data: Data, networks: dict[str, Manifest], out: Path, *, recipe: Recipe, seed: int) -> None:
@@ -128,13 +145,15 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     networks = {name: manifests()[name] for name in given.networks}
     data = read_data(given.data, networks, most_normals=given.most_normals, seed=given.seed)
+    check_run(given.out, data, given)
     logger.info("%d pictures, %d of pneumonia", len(data.xrays), int(data.labels.sum()))
     recipe, record = Recipe(epochs=given.epochs), Record(given.out / "predictions.csv")
     train_weights(data, networks, given.out, recipe=recipe, seed=given.seed)
     for repeat in range(given.repeats):
         cross_validate(data, networks, record, folds=given.folds, repeat=repeat, recipe=recipe, seed=given.seed)
-    (given.out / "report.md").write_text(report(data, record) + "\n")
-    print(report(data, record))
+    table = report(data, record)
+    (given.out / "report.md").write_text(table + "\n")
+    print(table)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -158,3 +159,6 @@ def test_a_run_trains_judges_goes_on_where_it_was_and_can_be_repeated(
     path.unlink()
     code["train"].main()
     assert path.read_bytes() == weights
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--seed", "1"])
+    with pytest.raises(ValueError, match="holds a run with other pictures, networks or settings"):
+        code["train"].main()
