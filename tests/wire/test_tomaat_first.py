@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 from door_support import Doors, FakeModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from records import added
 from tomaat_support import GRID, finish, in_lines, labels, mha, only_task, result, voxels, without_tasks
 
 from inference_server.imaging.mha import mha_to_nifti
@@ -22,6 +26,7 @@ from inference_server.models.manifest import Channel, Manifest
 from inference_server.models.parameter import Parameter
 from inference_server.tasks.case_zip import read_case
 from inference_server.tasks.record import Problem, Status
+from inference_server.tasks.store import TaskFilter
 
 SEGMENTER = Manifest(
     id="segmenter", parameters=(Parameter(name="threshold", type="number", default=0.5, minimum=0, maximum=1),)
@@ -168,6 +173,25 @@ def test_a_task_that_nobody_can_wait_for_any_longer_is_withdrawn(tmp_path: Path)
     world.ends = lambda: None
     assert "could not finish the case" in error(world.post(message()))
     assert only_task(world).status is Status.CANCELLED
+    world.close()
+
+
+def test_who_waits_for_labels_is_one_of_the_half_of_the_threads_that_may(tmp_path: Path) -> None:
+    """With the half taken, the next one is told so at once, and its task is withdrawn."""
+    world = World(tmp_path, api_threads=2, api_processes=1)
+    world.ends = lambda: None
+    waits = world.client.application.extensions["inference_server"].waits
+    waiting = replace(added(world.store), revision=-1)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(waits.ended, waiting, wait_s=60)
+        try:
+            while waits._slots._value:
+                assert not other.done()
+                time.sleep(0.005)
+            assert "while this client waited" in error(world.post(message()))
+        finally:
+            waits.release()
+    assert [task.status for task in world.store.page(TaskFilter(model="segmenter")).tasks] == [Status.CANCELLED]
     world.close()
 
 
