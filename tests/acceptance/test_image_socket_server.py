@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from image_socket_support import Peer, until, xray
+from sqlalchemy import select
 from xray_models import EDGE, SETTING, expected_chance, write_levels
 
-from inference_server.clients import Client
 from inference_server.stack.launch import LaunchedServer, launched_server
+from inference_server.tasks.database import open_database
+from inference_server.tasks.schema import tasks
 
 pytestmark = pytest.mark.timeout(300)
 CONNECTIONS, EACH = 200, 5
@@ -25,9 +28,13 @@ FILE_BYTES = 60_000
 
 
 @pytest.fixture(scope="module")
-def socket_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServer]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("socket")
+
+
+@pytest.fixture(scope="module")
+def socket_server(folder: Path) -> Iterator[LaunchedServer]:
     """A server with an image socket and models that tell how bright a picture is."""
-    folder = tmp_path_factory.mktemp("socket")
     write_levels(folder / "models")
     settings = {
         "DISK_LOW_BYTES": "0",
@@ -119,9 +126,10 @@ def several(address: tuple[str, int], images: list[tuple[int, bytes]]) -> list[t
 
 
 def test_two_hundred_connections_and_a_thousand_predictions(
-    socket_server: LaunchedServer, address: tuple[str, int], tmp_path: Path
+    folder: Path, address: tuple[str, int], tmp_path: Path
 ) -> None:
     """None is lost, and none is crossed: every task computed the very image of its connection."""
+    # Levels tell the images apart, since the probability that the record has follows from them.
     files = {level: xray(tmp_path, level) for level in range(5, 205)}
     levels = list(files)
     plans = [[levels[(7 * number + 41 * turn) % len(levels)] for turn in range(EACH)] for number in range(CONNECTIONS)]
@@ -131,19 +139,31 @@ def test_two_hundred_connections_and_a_thousand_predictions(
     assert [level for level, _, _ in found] == [level for plan in plans for level in plan]
     assert all(letter == (b"0P" if level >= EDGE else b"0N") for level, letter, _ in found)
     assert len({uid for _, _, uid in found}) == CONNECTIONS * EACH
-    with Client(socket_server.url) as client:
-        for level, _, uid in found[:: EACH * 4]:
-            chances = client.status(uid).raw["report"]["classifications"]
-            assert chances["pneumonia"] == pytest.approx(expected_chance(level), abs=1e-4)
+    reports = all_reports(folder / "data" / "records.sqlite")
+    for level, _, uid in found:
+        chance = reports[uid]["classifications"]["pneumonia"]
+        assert chance == pytest.approx(expected_chance(level), abs=1e-4)
+
+
+def all_reports(records: Path) -> dict[str, dict[str, Any]]:
+    database = open_database(f"sqlite:///{records}")
+    with database.reading() as connection:
+        reports = {row.uid: row.report for row in connection.execute(select(tasks.c.uid, tasks.c.report))}
+    database.close()
+    return reports
+
+
+def part(server: LaunchedServer) -> psutil.Process:
+    """Return the process of the image socket."""
+    [process] = [
+        child for child in psutil.Process(server.pid).children(recursive=True) if "image-socket" in child.cmdline()
+    ]
+    return process
 
 
 def test_a_thousand_connections_at_once(address: tuple[str, int], socket_server: LaunchedServer) -> None:
     """As many as there are places are served, the others closed without a byte, and memory stays what it was."""
-    [process] = [
-        child
-        for child in psutil.Process(socket_server.pid).children(recursive=True)
-        if "image-socket" in child.cmdline() and "-m" in child.cmdline()
-    ]
+    process = part(socket_server)
     before = process.memory_info().rss
     with ExitStack() as stack:
         peers = [stack.enter_context(Peer(address)) for _ in range(1000)]
