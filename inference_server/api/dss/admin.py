@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from inference_server.api.access import caller, needs
 from inference_server.api.dss.answer import table, text
@@ -14,7 +14,7 @@ from inference_server.api.dss.codec import (
     operator_row,
 )
 from inference_server.api.dss.desk import desk
-from inference_server.api.dss.forms import ID_LIMIT, field, number
+from inference_server.api.dss.forms import ID_LIMIT, field, has, number
 from inference_server.api.dss.session import refuse_foreign_pages
 from inference_server.errors import BadRequest
 from inference_server.tasks.caller import Scope
@@ -90,7 +90,7 @@ def list_offers(provider: str) -> Response:
 @needs(Scope.OPERATE)
 def add_offer(provider: str) -> Response:
     """Have a provider offer the service of a `service.json`, sent as `service`; the answer is its hash."""
-    if "repo" in request.form:
+    if has("repo"):
         raise BadRequest("This server fetches no repositories. Send the text of the service.json as 'service'.")
     service = decode_service(field("service"), field("githash", "") or None)
     desk().providers.offer(provider, service)
@@ -129,6 +129,6 @@ def purge_tickets(which: str) -> Response:
 
 
 def _age_s() -> float:
-    if "days" in request.form:
+    if has("days"):
         return number("days") * DAY_S
-    return number("hours") * HOUR_S if "hours" in request.form else PURGED_AFTER_S
+    return number("hours") * HOUR_S if has("hours") else PURGED_AFTER_S

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from flask import request
+from werkzeug.datastructures import MultiDict
 
 from inference_server.api.context import Context
 from inference_server.api.dss.codec import decode_message
@@ -26,16 +27,22 @@ _MIME_TYPE = re.compile(r"[\w.+-]{1,80}/[\w.+-]{1,80}", re.ASCII)
 Taken = TypeVar("Taken")
 
 
+def has(name: str) -> bool:
+    """Whether a form has a field."""
+    return name in _form()
+
+
 def field(name: str, default: str | None = None) -> str:
     """Return a field of a form, without blanks around it.
 
     Raises:
-        BadRequest: it is missing, and there is no default.
+        BadRequest: it is missing, and there is no default; or it is no text.
     """
-    request.max_content_length = FORM_LIMIT_BYTES
-    found = request.form.get(name, default)
+    found = _form().get(name, default)
     if found is None:
         raise BadRequest(f"The field '{name}' is missing.", field=name)
+    if "\0" in found:
+        raise BadRequest(f"The field '{name}' must be a text.", field=name)
     return found.strip()
 
 
@@ -67,7 +74,7 @@ def message() -> str:
         BadRequest: there is none.
     """
     request.max_content_length = FORM_LIMIT_BYTES
-    found = decode_message(request.get_data(cache=False)).strip()
+    found = decode_message(request.get_data(cache=False)).replace("\0", "").strip()
     if not found:
         raise BadRequest("The field 'message' is missing.", field="message")
     return found
@@ -140,3 +147,13 @@ def mime_type_of(name: str, upload: Upload) -> str:
     """Return the type of an attachment, as its sender says or as its name suggests."""
     said = upload.texts.get("mime_type", "").strip() or mimetypes.guess_type(name)[0] or UNKNOWN_TYPE
     return said if _MIME_TYPE.fullmatch(said) else UNKNOWN_TYPE
+
+
+def description_of(upload: Upload) -> str:
+    """Return what the sender of an attachment says of it."""
+    return upload.texts.get("desc", "").replace("\0", "").strip()
+
+
+def _form() -> MultiDict[str, str]:
+    request.max_content_length = FORM_LIMIT_BYTES
+    return request.form

@@ -22,6 +22,7 @@ from inference_server.api.dss.files import send_blob
 from inference_server.api.dss.forms import (
     area_of,
     category_of,
+    description_of,
     field,
     hashes,
     message,
@@ -132,7 +133,7 @@ def attach(ticket: int) -> Response:
         lambda name, staged, upload: serving.attach(
             ticket,
             staged,
-            description=upload.texts.get("desc", ""),
+            description=description_of(upload),
             mime_type=mime_type_of(name, upload),
             caller=who,
         ),

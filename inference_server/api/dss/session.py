@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Request, Response, request
 
-from inference_server.api.sign_in import authorization
+from inference_server.api.sign_in import authorization, is_foreign
 from inference_server.errors import Forbidden
 
 COOKIE = "webpy_session_id"
@@ -36,10 +36,10 @@ def set_cookie(answer: Response, session: str, *, lifetime_s: float) -> Response
 
 
 def refuse_foreign_pages() -> None:
-    """Refuse a change by GET, as this dialect has them, that a page of another site made a browser ask for.
+    """Refuse a sign-in, or a change by GET, that a page of another site made a browser ask for.
 
     Raises:
         Forbidden: the browser says that it was one.
     """
-    if request.headers.get("Sec-Fetch-Site", "none") not in SITES:
+    if is_foreign(request) or request.headers.get("Sec-Fetch-Site", "none") not in SITES:
         raise Forbidden("A page of another site cannot do this.")

@@ -10,7 +10,7 @@ from inference_server.api.dss.answer import json_text, text, wants_json
 from inference_server.api.dss.codec import encode_login
 from inference_server.api.dss.desk import desk
 from inference_server.api.dss.forms import field
-from inference_server.api.dss.session import presented, set_cookie
+from inference_server.api.dss.session import presented, refuse_foreign_pages, set_cookie
 from inference_server.errors import NotAuthorised
 from inference_server.tasks.caller import Caller
 
@@ -75,6 +75,7 @@ def get_login() -> Response:
 @open_to_all
 def sign_in() -> Response:
     """Begin a session with a token for signing in, or with an access token."""
+    refuse_foreign_pages()
     here, given = context(), field("token")
     name, token_id = _bearer(here, given) if given.startswith(ACCESS_TOKEN) else _redeemed(here, given)
     session = desk().sessions.open(token_id)

@@ -13,7 +13,7 @@ from inference_server.errors import BadRequest, Conflict
 from inference_server.tasks.caller import ANONYMOUS, BUILT_IN_NAMES
 from inference_server.tasks.database import Database
 from inference_server.tasks.schema import tokens
-from inference_server.tasks.tickets.document import document_of, service_from
+from inference_server.tasks.tickets.document import GITHASH, document_of, service_from
 from inference_server.tasks.tickets.record import Offer, Service
 from inference_server.tasks.tickets.tables import members, offers, providers, services, users
 
@@ -155,7 +155,7 @@ class Providers:
             BadRequest: he did not offer it.
         """
         with self._database.writing() as connection:
-            if not connection.execute(_offering(name, githash)).rowcount:
+            if not GITHASH.fullmatch(githash) or not connection.execute(_offering(name, githash)).rowcount:
                 raise BadRequest(f"The provider '{name[:64]}' does not offer this service.")
 
     def note_seen(self, connection: Connection, githashes: Collection[str], at: float) -> None:
@@ -175,7 +175,7 @@ def _service(row: Row[Any]) -> Service:
 
 
 def _is_there(connection: Connection, name: str) -> bool:
-    return bool(connection.scalar(select(exists().where(providers.c.name == name))))
+    return bool(_NAME.fullmatch(name) and connection.scalar(select(exists().where(providers.c.name == name))))
 
 
 def _refuse_unknown(connection: Connection, name: str) -> None:

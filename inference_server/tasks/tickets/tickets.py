@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ RETRIED = "Retrying ticket"
 RETRYABLE = (TicketStatus.FAILED, TicketStatus.TIMEOUT)
 NOT_DELETED = tuple(status for status in TicketStatus if status is not TicketStatus.DELETED)
 
+_LINK = re.compile(r"[0-9a-f]{32}")
 _OPEN_OF = select(func.count()).where(tickets.c.status.in_([status.value for status in OPEN]))
 
 
@@ -196,8 +198,10 @@ class Tickets(TicketFiles):
         Raises:
             ResultGone: there is none.
         """
-        with self.database.reading() as connection:
-            row = connection.execute(select(attachments).where(attachments.c.link == link)).one_or_none()
+        row = None
+        if _LINK.fullmatch(link):
+            with self.database.reading() as connection:
+                row = connection.execute(select(attachments).where(attachments.c.link == link)).one_or_none()
         if row is None:
             raise missing("attachment")
         return rows.to_attachment(row)
