@@ -37,7 +37,7 @@ from inference_server.tomaat_app.service import TomaatService
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "tomaat"
-SERVED_TOGETHER = ("mesh.py", "fiducials.py", "transform.py", "text.py", "pytorch.py")
+SERVED_TOGETHER = ("mesh.py", "fiducials.py", "transform.py", "text.py", "pytorch.py", "model.py")
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, -1.0)
 ENVIRONMENT = {"INFERENCE_SERVER_DISK_LOW_BYTES": "0", "INFERENCE_SERVER_WORKER_CHILDREN": "1"}
 
@@ -89,12 +89,12 @@ def received(element: Mapping[str, str], name: str, folder: Path) -> Path:
 
 
 @contextmanager
-def started(script: Path, folder: Path) -> Iterator[tuple[Service, str]]:
+def started(script: Path, folder: Path, *arguments: Path) -> Iterator[tuple[Service, str]]:
     """Run a script as its author does until it is ready, and end it by Ctrl-C; also give the fingerprint it prints."""
     environment = {**os.environ, **ENVIRONMENT, "INFERENCE_SERVER_DATA_DIR": str(folder / "data")}
     with (folder / "log").open("a") as log:
         process = subprocess.Popen(
-            [sys.executable, script], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+            [sys.executable, script, *arguments], env=environment, stdout=subprocess.PIPE, stderr=log, text=True
         )
     assert process.stdout
     try:
@@ -237,6 +237,16 @@ def test_an_edited_script_serves_its_new_app_with_a_certificate_of_its_own(tmp_p
         check_above(answer, tmp_path, level=100, report="109 voxels lie above 100.")
 
 
+def test_the_example_of_a_certificate_of_ones_own_makes_it_where_it_is_told(tmp_path: Path) -> None:
+    text = (EXAMPLES / "own_certificate.py").read_text()
+    assert text.count('"port": 9005') == 1
+    (tmp_path / "own_certificate.py").write_text(text.replace('"port": 9005', f'"port": {free_port()}'))
+    with started(tmp_path / "own_certificate.py", tmp_path, tmp_path / "kept") as (service, fingerprint):
+        assert service.certificate == tmp_path / "kept.crt"
+        assert presented(service) == fingerprint == shown(tmp_path / "kept.crt").sha256
+        assert service.predict(asked="True")["Answer"]["content"] == "As safe as this certificate."
+
+
 def wait_for(found: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + 60
     while not found():
@@ -325,15 +335,25 @@ def test_choices_become_a_text(examples: Callable[[str], Service], loud: str, sa
     assert examples("text").predict(loud=loud, word="goodbye")["Said"]["content"] == said
 
 
-def test_a_network_of_pytorch_finds_what_the_servers_own_runtime_does(
-    examples: Callable[[str], Service], tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def hippocampus() -> tuple[sitk.Image, np.ndarray]:
+    """The example of the model that ships, and what the server's own runtime finds in it."""
     image = sitk.ReadImage(str(ZOO / "hippocampus" / "example.nii.gz"))
-    answer = examples("hippocampus").predict(images=sent(image, tmp_path))
-    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(received(answer["Hippocampus"], "labels.mha", tmp_path))))
     with pytest.MonkeyPatch.context() as patch:  # which precision is fastest takes seconds to find out
         patch.setattr("inference_server.models.precision.modes", lambda *_: ())
-        expected = sitk.GetArrayFromImage(ModelInference("hippocampus")({"images": [image]})["labels"][0])
+        return image, sitk.GetArrayFromImage(ModelInference("hippocampus")({"images": [image]})["labels"][0])
+
+
+@pytest.mark.parametrize("model", ["hippocampus", "hippocampus-volume"])
+def test_networks_of_pytorch_and_models_of_the_server_find_what_its_own_runtime_does(
+    examples: Callable[[str], Service], hippocampus: tuple[sitk.Image, np.ndarray], tmp_path: Path, model: str
+) -> None:
+    image, expected = hippocampus
+    answer = examples(model).predict(images=sent(image, tmp_path))
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(received(answer["Hippocampus"], "labels.mha", tmp_path))))
     for value in (1, 2):
         found, wanted = labels == value, expected == value
         assert 2 * (found & wanted).sum() / (found.sum() + wanted.sum()) > 0.98
+    if model == "hippocampus-volume":
+        size_cc = np.count_nonzero(labels) * np.prod(image.GetSpacing()) / 1000
+        assert answer["Volume"]["content"] == f"{size_cc:.2f} ml"
