@@ -197,6 +197,7 @@ def test_a_task_whose_uid_could_not_be_written_down_is_not_made_again(
     )
     with Connection(remote.url, sessions=sessions) as connection, Journal.opened(tmp_path / "bridge") as journal:
         entry = new_entry(remote.add(files_of_a_ticket()), SERVICE)
+        remote.tickets[entry.ticket].status = "claimed"
         journal.write(entry)
         desk = Desk(Provider(connection), client, LostPower(tmp_path / "bridge"), Patience(connection), "bright", {})
         with pytest.raises(StoppedError):
