@@ -6,7 +6,17 @@ import importlib
 import sys
 from pathlib import Path
 
-NAMES = ("latency", "upload", "responsiveness", "throughput", "queue", "restore", "pipeline", "whole_body")
+NAMES = (
+    "latency",
+    "upload",
+    "responsiveness",
+    "throughput",
+    "queue",
+    "restore",
+    "pipeline",
+    "whole_body",
+    "image_socket",
+)
 
 
 def main() -> None:
