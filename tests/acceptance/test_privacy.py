@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -41,8 +42,7 @@ APP = """
     import numpy as np
 
     def app(case, context):
-        tags, = case.dicom_tags.values()
-        contour, = case.contours
+        tags, contour = list(case.dicom_tags.values()), list(case.contours)
         words = f"{tags} {contour} {case.parameters}"
         leave(words)
         getattr(Ways, case.parameters["way"])(words)
@@ -107,6 +107,7 @@ def server(folder: Path) -> Iterator[LaunchedServer]:
         "MAX_ATTEMPTS": "1",
         "HOUSEKEEPING_S": "0.5",
         "LOG_LEVEL": "DEBUG",
+        "TOMAAT_PATIENCE_S": "0",
     }
     settings |= {"CHILD_MEMORY_BYTES": str(1200 * 2**20), "CANCEL_GRACE_S": "0.2"}
     environment = {f"INFERENCE_SERVER_{name}": value for name, value in settings.items()}
@@ -175,6 +176,61 @@ def send(http: httpx.Client, *, part: str = "case", content: bytes, model: str =
     return http.post("/api/v1/tasks", data={"model": model, **form}, files=files)
 
 
+def mha(**words: str) -> bytes:
+    """A volume as a TOMAAT client sends it; its header says what no server needs to know."""
+    lines = {
+        "ObjectType": "Image",
+        "NDims": "3",
+        "BinaryData": "True",
+        "TransformMatrix": "1 0 0 0 1 0 0 0 1",
+        "Offset": "0 0 0",
+        "ElementSpacing": "1 1 1",
+        "DimSize": "5 4 3",
+        "ElementType": "MET_SHORT",
+        **words,
+    }
+    lines["ElementDataFile"] = lines.pop("ElementDataFile", "LOCAL")  # the last, whatever it says
+    head = "".join(f"{key} = {value}\n" for key, value in lines.items())
+    return base64.encodebytes(head.encode() + np.arange(60, dtype="<i2").tobytes())
+
+
+def predict(http: httpx.Client, volume: bytes = b"", **fields: str) -> list[dict[str, str]]:
+    """Ask the TOMAAT door as the fielded extension does."""
+    content = volume or mha(Comment=named("comment"), PatientName=named("header"))
+    parts = {"image": (f"{NAME}.mha", content), **{name: (None, text) for name, text in fields.items()}}
+    answer = http.post("/tomaat/ways/predict", files=parts)
+    assert answer.status_code == 200
+    return list(answer.json())
+
+
+def predict_as_json(http: httpx.Client, content: bytes, **fields: Any) -> dict[str, Any]:
+    """Ask it as clients of the first generation do."""
+    message = {"content_mha": content.decode(), "patient": named("member"), **fields}
+    return dict(http.post("/tomaat/ways", content=json.dumps(message)).json())
+
+
+def tomaat_refusals(http: httpx.Client) -> dict[str, str]:
+    """Return what is said of requests that the TOMAAT doors refuse, always with status 200."""
+    broken = {
+        "no base64": f"{NAME}!".encode(),
+        "no MHA": base64.b64encode(NAME.encode() * 20),
+        "an odd element": mha(ElementType=NAME),
+        "odd sizes": mha(DimSize=NAME),
+        "another file": mha(ElementDataFile=f"{NAME}.raw"),
+    }
+    found = {what: predict(http, volume)[0] for what, volume in broken.items()}
+    found["an odd switch"] = predict(http, use=named("switch"), way=named("way"))[0]
+    found["an odd number"] = predict(http, level=named("level"))[0]
+    found["an odd id"] = http.post("/tomaat/ways/responses", data={"request_id": named("id")}).json()[0]
+    assert {what for what, element in found.items() if element["label"] != "Error!"} == set()
+    said = {what: element["content"] for what, element in found.items()}
+    announcement = {"api_key": named("key"), "name": named("service")}
+    said["an announcement"] = http.post("/announce", json=announcement).json()["error"]
+    first = {what: predict_as_json(http, volume) for what, volume in broken.items()}
+    assert {what for what, answer in first.items() if answer["status"] != 1} == set()
+    return {**said, **{f"first: {what}": answer["error"] for what, answer in first.items()}}
+
+
 def bad_cases() -> dict[str, bytes]:
     name = f"{NAME} broken"
     return {
@@ -221,6 +277,10 @@ def submitted(http: httpx.Client) -> dict[str, str]:
     uids["cancelled"] = send(http, content=case(), parameters=cancelled).json()["uid"]
     http.post(f"/api/v1/tasks/{uids['cancelled']}/cancel").raise_for_status()
     return uids
+
+
+def newest(http: httpx.Client, **filters: str) -> str:
+    return str(http.get("/api/v1/tasks", params=filters).json()["tasks"][0]["uid"])
 
 
 def ended(http: httpx.Client, uid: str) -> dict[str, Any]:
@@ -270,7 +330,15 @@ def test_a_patients_name_stays_where_it_belongs_and_goes_with_its_task(
     told = {what for what, answer in refused.items() if NAME in answer.text}
     assert told == {"an unknown parameter"}  # the sender is told which value was wrong, nobody else is
 
+    said = tomaat_refusals(http)
+    assert {what for what, sentence in said.items() if NAME in sentence} == {"an odd switch", "an odd number"}
+
     uids = submitted(http)
+    [slow] = predict(http, way="value_error")
+    uids["tomaat"] = slow["request_id"]
+    answer = predict_as_json(http, mha(Comment=NAME))
+    assert (answer["status"], NAME in json.dumps(answer)) == (0, False)
+    uids["first"] = newest(http, status="finished", dialect="tomaat")
     records = {way: ended(http, uid) for way, uid in uids.items()}
     codes = {way: (record["problem"] or {"code": record["status"]})["code"] for way, record in records.items()}
     assert codes == {
@@ -284,12 +352,16 @@ def test_a_patients_name_stays_where_it_belongs_and_goes_with_its_task(
         "die": "worker_lost",
         "crash": "worker_lost",
         "picture": "finished",
+        "tomaat": "prediction",
+        "first": "finished",
         "cancelled": "cancelled",
     }
     shown = {way: {**record, "parameters": {}} for way, record in records.items()}
     assert [way for way, record in shown.items() if NAME in json.dumps(record)] == []
     events = {way: http.get(f"/api/v1/tasks/{uid}/events").text for way, uid in uids.items()}
     assert [way for way, text in events.items() if NAME in text] == []
+    asked = http.post("/tomaat/ways/responses", data={"request_id": uids["tomaat"]}).json()
+    assert (asked[0]["label"], NAME in json.dumps(asked)) == ("Error!", False)
     assert leaks(folder) == []
     assert remains(folder)  # or else this test looks for the wrong thing
 
