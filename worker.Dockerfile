@@ -1,11 +1,12 @@
 # The worker, with every library of models; the weights of the models that ship are in it, so it needs no network.
-#   docker build --file worker.Dockerfile --tag inference-server-worker:0.1.0-cpu .
-#   docker build --file worker.Dockerfile --build-arg TORCH=cu130 --tag inference-server-worker:0.1.0-cu130 .
+#   docker build --file worker.Dockerfile --tag inference-server-worker:0.1.0 .
+#   docker build --file worker.Dockerfile --build-arg TORCH_INDEX=<PyTorch's index for cpu> --tag inference-server-worker:0.1.0 .
 ARG PYTHON=3.11.16-slim-bookworm@sha256:528257d48c1da0dcecc2e725d1ae34498d60c965f1241e39cd6a85a8859bdf84
 
 FROM python:${PYTHON} AS build
-# cpu, or a CUDA version for which PyTorch is published (cu126, cu130): its libraries come with it, the driver does not.
-ARG TORCH=cpu
+# torch as it is published first has the libraries of CUDA, not the driver, and computes on processors too. PyTorch has
+# an index of its own for each other kind (processors alone, which is far smaller; other versions of CUDA): name it here.
+ARG TORCH_INDEX=
 ARG EXTRAS=worker,openvino,postgresql
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /source
@@ -14,9 +15,7 @@ COPY constraints.txt ./
 RUN python -m venv --without-pip /opt/inference-server \
  && python -m pip install --constraint constraints.txt setuptools \
  && python -m pip --python /opt/inference-server install --constraint constraints.txt \
-    --extra-index-url "https://download.pytorch.org/whl/${TORCH}" torch \
- && /opt/inference-server/bin/python -c "import sys, torch; built = torch.version.cuda; \
-    sys.exit(('cpu' if built is None else 'cu' + built.replace('.', '')) != '${TORCH}' and f'not ${TORCH}: {built}')"
+    ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY inference_server ./inference_server
 COPY mim_extension ./mim_extension

@@ -11,13 +11,16 @@ from inference_server.api import doors as doors_module
 from inference_server.api.doors import DOORS, Door, door_at
 
 
+DSS = ("/api/login", "/api/token", "/api/services", "/api/tickets", "/api/pro", "/api/admin")
+
+
 def test_the_doors_are_listed_once_each() -> None:
     assert [(door.name, *door.prefixes) for door in DOORS] == [
         ("native", "/api/v1"),
         ("mim", "/api/tasks"),
         ("tomaat", "/tomaat", "/interface", "/announcePoint", "/predict", "/responses", "/"),
         ("announcements", "/announce", "/discover", "/discovery"),
-        ("dss", "/token", "/api/login", "/api/token", "/api/services", "/api/tickets", "/api/pro", "/api/admin", "/blobs"),
+        ("dss", "/token", *DSS, "/blobs"),
     ]
 
 
