@@ -10,7 +10,6 @@ from flask import Blueprint
 from inference_server.api import doors as doors_module
 from inference_server.api.doors import DOORS, Door, door_at
 
-
 DSS = ("/api/login", "/api/token", "/api/services", "/api/tickets", "/api/pro", "/api/admin")
 
 
