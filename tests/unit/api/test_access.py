@@ -483,7 +483,7 @@ def test_an_opened_dialect_takes_clients_without_a_token_and_no_other_does(tmp_p
 @pytest.mark.parametrize("name", ["native", "tomato", "mim,tomato"])
 def test_a_dialect_that_cannot_be_opened_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"The dialect '(native|tomato)' cannot be opened .*These can: mim, tomaat\."
+        SettingsError, match=r"The dialect '(native|tomato)' cannot be opened .*These can: image-socket, mim, tomaat\."
     ):
         Doors(tmp_path, open=name)
 
