@@ -160,7 +160,7 @@ def test_who_uploads_and_falls_silent_is_told_and_let_go(api: Api, connect: Exit
 
 def test_more_connections_than_files_end_no_process(tmp_path: Path, connect: ExitStack) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = len(os.listdir("/proc/self/fd")) + FEW
+    few = len(list(Path("/proc/self/fd").iterdir())) + FEW
     resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
     try:
         api = Api(tmp_path, API_PROCESSES=1)
