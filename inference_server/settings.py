@@ -245,7 +245,7 @@ def _refuse_unknown_variables() -> None:
             raise SettingsError(f"The setting {name} is unknown. `inference-server settings` lists all of them.")
 
 
-CLIENT_VARIABLES = {PREFIX + "SERVER", PREFIX + "TOKEN", PREFIX + "CERTIFICATE"}
+CLIENT_VARIABLES = {PREFIX + name for name in ("SERVER", "TOKEN", "CERTIFICATE", "FINGERPRINT")}
 
 
 def _sentence(exc: ValidationError) -> str:

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from inference_server.cli import app
 from inference_server.errors import SettingsError
 from inference_server.settings import PREFIX, Settings, load_settings
 
@@ -12,6 +16,21 @@ from inference_server.settings import PREFIX, Settings, load_settings
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(PREFIX + name.upper(), raising=False)
+
+
+def options(command: Any) -> Iterator[Any]:
+    yield from command.params
+    for part in getattr(command, "commands", {}).values():
+        yield from options(part)
+
+
+def test_a_variable_that_a_command_reads_stops_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = {str(option.envvar) for option in options(typer.main.get_command(app)) if option.envvar}
+    ours = {name for name in read if name.startswith(PREFIX)}
+    assert PREFIX + "FINGERPRINT" in ours
+    for name in ours:
+        monkeypatch.setenv(name, "https://server.example")
+    load_settings()
 
 
 def test_an_unknown_variable_with_our_prefix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
