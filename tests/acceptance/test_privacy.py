@@ -99,7 +99,7 @@ def server(folder: Path) -> Iterator[LaunchedServer]:
         {"name": "level", "type": "number", "default": 0.0},
     ]
     labels = {1: {"name": "NOTHING"}}
-    write_app(folder / "models" / "ways", APP, parameters=parameters, labels=labels, resources={"time_limit_s": 8.0})
+    write_app(folder / "models" / "ways", APP, parameters=parameters, labels=labels, resources={"time_limit_s": 20.0})
     write_quarters(folder / "models" / "quarters")
     settings = {
         "ZOO": "false",
