@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from door_support import Doors, Hands, part
+from hypothesis import strategies as st
+from mha_files import HEADER
 from numpy.typing import NDArray
 
 from inference_server.imaging.volume import Geometry, Volume
@@ -28,23 +30,6 @@ DIRECTION = (COS, -SIN, 0.0, SIN, COS, 0.0, 0.0, 0.0, 1.0)
 SHAPE = (3, 4, 5)
 GRID = Geometry(SHAPE, SPACING, ORIGIN, DIRECTION)
 
-HEADER = """\
-ObjectType = Image
-NDims = 3
-BinaryData = True
-BinaryDataByteOrderMSB = False
-CompressedData = False
-TransformMatrix = 0.8 0.6 0 -0.6 0.8 0 0 0 1
-Offset = -100.30000000000001 20.1 7.7
-CenterOfRotation = 0 0 0
-AnatomicalOrientation = RAI
-ElementSpacing = 0.7 0.9 2.5
-DimSize = 5 4 3
-ElementType = MET_SHORT
-ElementDataFile = LOCAL
-"""
-"""`TransformMatrix` lists the directions of x, y and z one after the other."""
-
 
 def voxels(shape: Sequence[int] = SHAPE) -> NDArray[np.int16]:
     """Return an image in which every voxel is another."""
@@ -54,6 +39,21 @@ def voxels(shape: Sequence[int] = SHAPE) -> NDArray[np.int16]:
 def mha(header: str = HEADER) -> bytes:
     """Return an MHA file as ITK writes it."""
     return header.encode() + voxels().tobytes()
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """Return bytes that were cut off, in which a bit was turned, or that hold more than they should."""
+    body = bytearray(whole)
+    at = draw(st.integers(0, len(body) - 1))
+    match draw(st.sampled_from(["cut", "flip", "inflate"])):
+        case "cut":
+            del body[at:]
+        case "flip":
+            body[at] ^= 1 << draw(st.integers(0, 7))
+        case _:
+            body[at:at] = draw(st.binary(min_size=4, max_size=8)) * 50
+    return bytes(body)
 
 
 def in_lines(content: bytes) -> bytes:

@@ -27,10 +27,10 @@ HEAD = "0006"
 """The newest migration. Versions are numbers of four digits, so that text order is age order."""
 
 metadata = MetaData()
-_Sequence = BigInteger().with_variant(Integer, "sqlite")
+SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 
 
-def _texts(*names: str) -> Iterator[Column[str]]:
+def texts(*names: str) -> Iterator[Column[str]]:
     """Yield columns of texts that are always there."""
     return (Column(name, String, nullable=False) for name in names)
 
@@ -38,8 +38,8 @@ def _texts(*names: str) -> Iterator[Column[str]]:
 tasks = Table(
     "tasks",
     metadata,
-    Column("seq", _Sequence, primary_key=True),
-    *_texts("uid", "model", "version", "digest", "queue", "dialect", "token"),
+    Column("seq", SEQUENCE, primary_key=True),
+    *texts("uid", "model", "version", "digest", "queue", "dialect", "token"),
     Column("priority", SmallInteger, nullable=False),
     Column("status", String, nullable=False),
     Column("revision", Integer, nullable=False),
@@ -73,10 +73,10 @@ tasks = Table(
 events = Table(
     "events",
     metadata,
-    Column("seq", _Sequence, primary_key=True),
+    Column("seq", SEQUENCE, primary_key=True),
     Column("uid", String, ForeignKey("tasks.uid", ondelete="CASCADE"), nullable=False),
     Column("time", Double, nullable=False),
-    *_texts("level", "text"),
+    *texts("level", "text"),
     sqlite_autoincrement=True,
 )
 
@@ -106,7 +106,7 @@ tokens = Table(
     "tokens",
     metadata,
     Column("id", String, primary_key=True),
-    *_texts("name", "scopes"),
+    *texts("name", "scopes"),
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("revoked_at", Double),
@@ -117,9 +117,9 @@ tokens = Table(
 audit = Table(
     "audit",
     metadata,
-    Column("seq", _Sequence, primary_key=True),
+    Column("seq", SEQUENCE, primary_key=True),
     Column("time", Double, nullable=False),
-    *_texts("token", "dialect", "action", "uid"),
+    *texts("token", "dialect", "action", "uid"),
     sqlite_autoincrement=True,
 )
 """Lines are never changed (`append_only.py`). `uid` refers to no row, since a line outlives its task."""
@@ -142,7 +142,7 @@ announced = Table(
     "announced",
     metadata,
     Column("sid", String, ForeignKey("announcement_keys.sid", ondelete="CASCADE"), primary_key=True),
-    *_texts("prediction_url", "interface_url", "name", "modality", "anatomy", "task", "description"),
+    *texts("prediction_url", "interface_url", "name", "modality", "anatomy", "task", "description"),
     Column("creation_time", Double, nullable=False),
 )
 """One service per key: a later announcement takes the place of the one before."""

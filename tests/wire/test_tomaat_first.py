@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from door_support import Doors, FakeModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from records import added
-from tomaat_support import GRID, finish, in_lines, labels, mha, only_task, result, voxels, without_tasks
+from tomaat_support import GRID, damaged, finish, in_lines, labels, mha, only_task, result, voxels, without_tasks
 
 from inference_server.imaging.mha import mha_to_nifti
 from inference_server.imaging.nifti import read_volume
@@ -198,15 +197,6 @@ def test_who_waits_for_labels_is_one_of_the_half_of_the_threads_that_may(tmp_pat
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_message_is_accepted_or_told_of_and_never_fails(world: World, data: Any) -> None:
-    body = bytearray(message())
-    at = data.draw(st.integers(0, len(body) - 1))
-    match data.draw(st.sampled_from(["cut", "flip", "inflate"])):
-        case "cut":
-            del body[at:]
-        case "flip":
-            body[at] ^= 1 << data.draw(st.integers(0, 7))
-        case _:
-            body[at:at] = os.urandom(8) * 20
-    answer = world.post(bytes(body))
+    answer = world.post(data.draw(damaged(message())))
     assert answer.status_code == 200
     assert answer.json["status"] == 0 or "made an error" not in error(answer)

@@ -11,8 +11,9 @@ import pytest
 import requests
 from api_process import MIB, Api
 from door_support import BOUNDARY
+from mha_files import HEADER
 from records import HOLDER, PROBLEM
-from tomaat_support import HEADER, NAMES, VERSION, finish, volume_part
+from tomaat_support import NAMES, VERSION, finish, volume_part
 
 from inference_server.imaging.volume import Geometry, Volume
 from inference_server.models.case import Result, Segmentation

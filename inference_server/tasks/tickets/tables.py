@@ -17,7 +17,7 @@ from sqlalchemy import (
     text,
 )
 
-from inference_server.tasks.schema import metadata
+from inference_server.tasks.schema import SEQUENCE, metadata, texts
 
 __all__ = [
     "attachments",
@@ -34,8 +34,6 @@ __all__ = [
     "tickets",
     "users",
 ]
-
-_Sequence = BigInteger().with_variant(Integer, "sqlite")
 
 sign_ins = Table(
     "dss_sign_ins",
@@ -60,7 +58,7 @@ sessions = Table(
 users = Table(
     "dss_users",
     metadata,
-    Column("id", _Sequence, primary_key=True),
+    Column("id", SEQUENCE, primary_key=True),
     Column("name", String, nullable=False, unique=True),
     sqlite_autoincrement=True,
 )
@@ -72,7 +70,7 @@ members = Table(
     "dss_members",
     metadata,
     Column("provider", String, ForeignKey("dss_providers.name", ondelete="CASCADE"), primary_key=True),
-    Column("user_id", _Sequence, ForeignKey("dss_users.id", ondelete="CASCADE"), primary_key=True),
+    Column("user_id", SEQUENCE, ForeignKey("dss_users.id", ondelete="CASCADE"), primary_key=True),
     Column("is_admin", Boolean, nullable=False),
 )
 
@@ -80,8 +78,7 @@ services = Table(
     "dss_services",
     metadata,
     Column("githash", String, primary_key=True),
-    Column("name", String, nullable=False),
-    Column("version", String, nullable=False),
+    *texts("name", "version"),
     Column("document", JSON, nullable=False),
     Column("seen_at", Double),
 )
@@ -98,12 +95,8 @@ offers = Table(
 tickets = Table(
     "dss_tickets",
     metadata,
-    Column("id", _Sequence, primary_key=True),
-    Column("token", String, nullable=False),
-    Column("githash", String, nullable=False),
-    Column("service", String, nullable=False),
-    Column("version", String, nullable=False),
-    Column("status", String, nullable=False),
+    Column("id", SEQUENCE, primary_key=True),
+    *texts("token", "githash", "service", "version", "status"),
     Column("outcome", String),
     Column("created_at", Double, nullable=False),
     Column("ready_at", Double),
@@ -114,7 +107,7 @@ tickets = Table(
     Column("instance", String),
     Column("claimant", String),
     Column("task_uid", String),
-    Column("event_seq", _Sequence, nullable=False),
+    Column("event_seq", SEQUENCE, nullable=False),
     sqlite_autoincrement=True,
 )
 """`outcome` is how the ticket ended, kept when it is deleted. `task_uid` is the linked task of a ticket on a model."""
@@ -122,11 +115,10 @@ tickets = Table(
 files = Table(
     "dss_files",
     metadata,
-    Column("ticket", _Sequence, ForeignKey("dss_tickets.id", ondelete="CASCADE"), primary_key=True),
+    Column("ticket", SEQUENCE, ForeignKey("dss_tickets.id", ondelete="CASCADE"), primary_key=True),
     Column("area", String, primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("name", String, nullable=False),
-    Column("blob", String, nullable=False),
+    *texts("name", "blob"),
     Column("size_bytes", BigInteger, nullable=False),
     UniqueConstraint("ticket", "area", "name"),
 )
@@ -134,11 +126,10 @@ files = Table(
 log = Table(
     "dss_log",
     metadata,
-    Column("id", _Sequence, primary_key=True),
-    Column("ticket", _Sequence, ForeignKey("dss_tickets.id", ondelete="CASCADE"), nullable=False),
+    Column("id", SEQUENCE, primary_key=True),
+    Column("ticket", SEQUENCE, ForeignKey("dss_tickets.id", ondelete="CASCADE"), nullable=False),
     Column("time", Double, nullable=False),
-    Column("category", String, nullable=False),
-    Column("message", String, nullable=False),
+    *texts("category", "message"),
     sqlite_autoincrement=True,
 )
 """One rising sequence of ids for all tickets."""
@@ -146,13 +137,11 @@ log = Table(
 attachments = Table(
     "dss_attachments",
     metadata,
-    Column("id", _Sequence, primary_key=True),
-    Column("ticket", _Sequence, ForeignKey("dss_tickets.id", ondelete="CASCADE"), nullable=False),
-    Column("log_id", _Sequence, ForeignKey("dss_log.id", ondelete="CASCADE")),
+    Column("id", SEQUENCE, primary_key=True),
+    Column("ticket", SEQUENCE, ForeignKey("dss_tickets.id", ondelete="CASCADE"), nullable=False),
+    Column("log_id", SEQUENCE, ForeignKey("dss_log.id", ondelete="CASCADE")),
     Column("link", String, nullable=False, unique=True),
-    Column("description", String, nullable=False),
-    Column("mime_type", String, nullable=False),
-    Column("blob", String, nullable=False),
+    *texts("description", "mime_type", "blob"),
     Column("size_bytes", BigInteger, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -161,7 +150,7 @@ attachments = Table(
 chunks = Table(
     "dss_chunks",
     metadata,
-    Column("ticket", _Sequence, ForeignKey("dss_tickets.id", ondelete="CASCADE"), primary_key=True),
+    Column("ticket", SEQUENCE, ForeignKey("dss_tickets.id", ondelete="CASCADE"), primary_key=True),
     Column("start", Double, primary_key=True),
     Column("end", Double, primary_key=True),
     Column("progress", Double, nullable=False),

@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+from mha_files import HEADER
 
 from fuzz.images import UNPACKED_BYTES
 from fuzz.noise import FLOATS, INTEGERS, damage
@@ -18,20 +19,7 @@ from inference_server.imaging.nifti_header import HEADER_BYTES
 LIMIT_BYTES = 64 * 1024
 VOXELS_AT = HEADER_BYTES + 4
 MARK = b"ElementDataFile = LOCAL\n"
-TURNED = b"""\
-ObjectType = Image
-NDims = 3
-BinaryData = True
-BinaryDataByteOrderMSB = False
-CompressedData = False
-TransformMatrix = 0.8 0.6 0 -0.6 0.8 0 0 0 1
-Offset = -100.30000000000001 20.1 7.7
-CenterOfRotation = 0 0 0
-AnatomicalOrientation = RAI
-ElementSpacing = 0.7 0.9 2.5
-DimSize = 5 4 3
-ElementType = MET_SHORT
-"""
+TURNED = HEADER.encode().removesuffix(MARK)
 VOXELS = np.arange(60, dtype="<i2").tobytes()
 KEYS = (
     "ObjectType", "NDims", "BinaryData", "BinaryDataByteOrderMSB", "CompressedData", "CompressedDataSize", "Offset",
