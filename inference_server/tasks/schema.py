@@ -21,9 +21,9 @@ from sqlalchemy import (
     text,
 )
 
-from inference_server.tasks import append_only, counting
+from inference_server.tasks import append_only, counting, outcomes
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest migration. Versions are numbers of four digits, so that text order is age order."""
 
 metadata = MetaData()
@@ -147,6 +147,31 @@ announced = Table(
 )
 """One service per key: a later announcement takes the place of the one before."""
 
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String, primary_key=True),
+    *texts("host", "version", "device", "device_kind", "device_id", "queues", "state"),
+    Column("children", Integer, nullable=False),
+    Column("memory_bytes", BigInteger),
+    Column("memory_used_bytes", BigInteger),
+    Column("utilisation", Double),
+    Column("models", JSON, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("beat_at", Double, nullable=False),
+)
+"""What each worker says of itself with its beats; one that ended in order has no row."""
+
+figures = Table(
+    "figures",
+    metadata,
+    *(Column(name, String, primary_key=True) for name in ("figure", "model", "detail")),
+    *(Column(name, Integer, primary_key=True, autoincrement=False) for name in ("bucket", "slot")),
+    Column("counted", BigInteger, nullable=False),
+    Column("total", Double, nullable=False),
+)
+"""Sums over all that ever happened, which only rise: by the triggers of `outcomes.py` and by `figures.py`."""
+
 
 def _partial_index(
     name: str, *columns: Column[str] | Column[float] | Column[int], where: str, unique: bool = False
@@ -162,6 +187,7 @@ Index("audit_by_task", audit.c.uid, audit.c.seq)
 Index("audit_by_time", audit.c.time)
 _partial_index("tasks_to_claim", tasks.c.queue, tasks.c.token, tasks.c.priority, tasks.c.seq, where="status = 'queued'")
 _partial_index("tasks_waiting", tasks.c.queued_at, tasks.c.queue, where="status = 'queued'")
+_partial_index("tasks_oldest", tasks.c.queue, tasks.c.queued_at, where="status = 'queued'")
 _partial_index("tasks_running", tasks.c.lease_until, where="status = 'running'")
 _partial_index("tasks_ended", tasks.c.ended_at, where=ENDED)
 _partial_index("tasks_finished", tasks.c.model, tasks.c.ended_at, where="status = 'finished'")
@@ -170,5 +196,5 @@ _partial_index("tasks_by_result", tasks.c.result_blob, where="result_blob IS NOT
 _partial_index("tasks_by_key", tasks.c.token, tasks.c.idempotency_key, where="idempotency_key IS NOT NULL", unique=True)
 
 for _dialect in ("sqlite", "postgresql"):
-    for _statement in (*counting.STATEMENTS[_dialect], *append_only.STATEMENTS[_dialect]):
+    for _statement in (part for one in (counting, append_only, outcomes) for part in one.STATEMENTS[_dialect]):
         event.listen(metadata, "after_create", DDL(_statement).execute_if(dialect=_dialect))  # type: ignore[no-untyped-call]
