@@ -36,7 +36,25 @@ class Settings(BaseSettings):
         None, description="SQLAlchemy URL of the records; default: SQLite in the data folder"
     )
     broker_url: str | None = Field(None, description="Celery broker; `up` starts an embedded Redis where it is not set")
-    blobs_url: str | None = Field(None, description="where bytes live; default: a folder in the data folder")
+    blobs_url: str | None = Field(
+        None, description="where bytes live: file:///folder or s3://bucket/prefix; default: a folder in the data folder"
+    )
+
+    # Several hosts
+    s3_endpoint: str | None = Field(None, description="URL of the object store; default: that of AWS")
+    s3_region: str | None = Field(None, description="its region, where it has some; default: AWS_REGION or us-east-1")
+    s3_key_id: str | None = Field(
+        None, description="access key for the bucket; default: AWS_ACCESS_KEY_ID, or the machine's own role"
+    )
+    s3_secret: str | None = Field(None, repr=False, description="secret of the access key")
+    s3_ca: Path | None = Field(None, description="PEM file of the authority of its certificate, beside the system's")
+    broker_ca: Path | None = Field(
+        None, description="PEM file of the authority of the broker's certificate; default: the system's"
+    )
+    broker_group: str = Field("mymaster", description="name of the Redis group that the Sentinels of the broker watch")
+    broker_sentinel_password: str | None = Field(
+        None, repr=False, description="password of the Sentinels, where they have one"
+    )
 
     # Who gets in
     no_auth: bool = Field(False, description="let in everybody, with all rights, also from beyond this machine")

@@ -21,7 +21,7 @@ from werkzeug.wsgi import get_input_stream
 from inference_server.errors import BadRequest, MalformedMessage, TooLarge
 from inference_server.imaging.sizes import size_text
 from inference_server.settings import MIB
-from inference_server.tasks.blobs.local import disk_errors
+from inference_server.tasks.blobs.staging import disk_errors
 from inference_server.tasks.service import Tasks
 
 PIECE_BYTES = 96 * 1024

@@ -108,7 +108,8 @@ def settings() -> None:
     """List every setting with its value and meaning."""
     values = load_settings()
     for name, field in Settings.model_fields.items():
-        shown = re.sub(r"(://[^:@/]*):[^@/]+@", r"\1:***@", str(getattr(values, name)))
+        value = getattr(values, name)
+        shown = re.sub(r"(://[^:@/]*):[^@/]+@", r"\1:***@", str(value)) if field.repr or not value else "***"
         typer.echo(f"{PREFIX}{name.upper()}={shown}  # {field.description}")
 
 

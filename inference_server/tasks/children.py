@@ -89,7 +89,7 @@ class Child:
         try:
             engine = self._open_engine(self._settings)
             claims = self._open_claims()
-            return claims, Runner(self._settings, claims, open_blobs(self._settings.blobs), engine)
+            return claims, Runner(self._settings, claims, open_blobs(self._settings), engine)
         except SettingsError as exc:
             log.critical("worker child cannot start: %s", exc.message)
             self._announce("refused", os.getpid())

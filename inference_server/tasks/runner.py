@@ -25,7 +25,7 @@ from inference_server.models.hooks import Hooks
 from inference_server.models.registry import Model
 from inference_server.settings import Settings
 from inference_server.tasks.blobs import Blobs
-from inference_server.tasks.blobs.local import disk_errors
+from inference_server.tasks.blobs.staging import disk_errors
 from inference_server.tasks.case_zip import read_case
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.device import DeviceLock

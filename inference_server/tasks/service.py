@@ -297,4 +297,4 @@ def open_tasks(settings: Settings, models: Models | None = None) -> Tasks:
 
     store = Store(open_database(settings.database), bounds=bounds_of(settings))
     found = models or open_registry(settings)
-    return Tasks(settings, store, open_blobs(settings.blobs), CeleryTurns(settings), found, check_case)
+    return Tasks(settings, store, open_blobs(settings), CeleryTurns(settings), found, check_case)

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from inference_server.errors import ResultGone, SettingsError, StorageFull, StoreUnavailable
-from inference_server.tasks.blobs import Blobs, LocalBlobs, local, open_blobs
-from inference_server.tasks.blobs.local import disk_errors
+from inference_server.settings import Settings
+from inference_server.tasks.blobs import Blobs, LocalBlobs, open_blobs, staging
 from inference_server.tasks.blobs.memory import MemoryBlobs
+from inference_server.tasks.blobs.staging import disk_errors
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -182,10 +183,10 @@ def test_a_full_disk_and_a_broken_one_are_told_apart() -> None:
 
 
 def test_a_url_names_the_place(tmp_path: Path) -> None:
-    key = _put(open_blobs(f"file://{tmp_path / 'here'}"), b"x")
+    key = _put(open_blobs(Settings(blobs_url=f"file://{tmp_path / 'here'}")), b"x")
     assert (tmp_path / "here" / key[:2] / key).read_bytes() == b"x"
-    with pytest.raises(SettingsError):
-        open_blobs("s3://bucket")
+    with pytest.raises(SettingsError, match="INFERENCE_SERVER_BLOBS_URL"):
+        open_blobs(Settings(blobs_url="ftp://host/folder"))
 
 
 def test_the_folders_of_blobs_are_for_their_owner_only(tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ sys.stdin.read()
 
 
 def test_what_a_killed_process_was_writing_is_found_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "LOCKING_S", -1.0)
+    monkeypatch.setattr(staging, "LOCKING_S", -1.0)
     blobs = LocalBlobs(tmp_path)
     writing, stored = blobs.stage(), _put(blobs, b"a case")
     command = [sys.executable, "-c", STAGER, str(tmp_path)]

@@ -57,7 +57,7 @@ class Server:
         self.database = open_database(settings.database)
         self.store = Store(self.database)
         self.claims = Claims(self.database, max_attempts=settings.max_attempts)
-        self.blobs = open_blobs(settings.blobs)
+        self.blobs = open_blobs(settings)
         self.turns = CeleryTurns(settings)
         self.queue = settings.queue_names[0]
         self.go = settings.data_dir / "go"

@@ -24,7 +24,7 @@ from inference_server.errors import (
     UnknownModel,
     UnknownTask,
 )
-from inference_server.tasks.blobs.local import disk_errors
+from inference_server.tasks.blobs.staging import disk_errors
 from inference_server.tasks.caller import Caller, Scope
 from inference_server.tasks.case_zip import write_case
 from inference_server.tasks.record import Task

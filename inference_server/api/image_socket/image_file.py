@@ -8,7 +8,7 @@ from pathlib import Path
 from inference_server.api.image_socket.codec import Code
 from inference_server.api.image_socket.wire import STEP_BYTES
 from inference_server.errors import InferenceServerError
-from inference_server.tasks.blobs.local import disk_errors
+from inference_server.tasks.blobs.staging import disk_errors
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from inference_server.errors import SettingsError
+from inference_server.settings import Settings
 from inference_server.tasks.blobs.local import LocalBlobs
+from inference_server.tasks.blobs.s3 import S3Blobs
+from inference_server.tasks.blobs.s3_store import PREFIX
 
-__all__ = ["Blobs", "LocalBlobs", "blobs_folder", "open_blobs"]
+__all__ = ["Blobs", "LocalBlobs", "S3Blobs", "blobs_folder", "open_blobs"]
 
 
 class Blobs(Protocol):
@@ -25,10 +28,10 @@ class Blobs(Protocol):
         """Remove a staged file, if it is still there."""
 
     def open(self, key: str) -> BinaryIO:
-        """Open a blob for reading.
+        """Open a blob for reading, from any place in it.
 
         Raises:
-            ResultGone: there is no such blob.
+            ResultGone: there is no such blob; in some places also while it is read, if it is deleted meanwhile.
         """
 
     def as_file(self, key: str) -> AbstractContextManager[Path]:
@@ -47,13 +50,16 @@ class Blobs(Protocol):
         """Return the free space, or None where the place has no limit."""
 
 
-def open_blobs(url: str) -> Blobs:
-    """Return the blob store at a URL (`file:///folder`).
+def open_blobs(settings: Settings) -> Blobs:
+    """Return the blob store that the settings name: `file:///folder` or `s3://bucket/prefix`.
 
     Raises:
-        SettingsError: the URL is of another kind.
+        SettingsError: the URL is of another kind, or what it needs is not there.
+        StoreUnavailable: the folder on this machine cannot be used.
     """
-    return LocalBlobs(blobs_folder(url))
+    if settings.blobs.startswith(PREFIX):
+        return S3Blobs(settings)
+    return LocalBlobs(blobs_folder(settings.blobs))
 
 
 def blobs_folder(url: str) -> Path:
@@ -63,5 +69,7 @@ def blobs_folder(url: str) -> Path:
         SettingsError: the URL is of another kind.
     """
     if not url.startswith("file:///"):
-        raise SettingsError("The setting INFERENCE_SERVER_BLOBS_URL must be a URL of the form file:///folder.")
+        raise SettingsError(
+            "The setting INFERENCE_SERVER_BLOBS_URL must be of the form file:///folder or s3://bucket/prefix."
+        )
     return Path(url.removeprefix("file://"))

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import re
-import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from inference_server.errors import ResultGone, StorageFull, StoreUnavailable
-
-_KEY = re.compile(r"[0-9a-f]{32}")
-LOCKING_S = 10.0
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-@contextmanager
-def disk_errors() -> Iterator[None]:
-    """Turn errors of the disk into `StorageFull` or `StoreUnavailable`; for whoever writes into a staged file, too."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno in _FULL:
-            raise StorageFull from exc
-        raise StoreUnavailable("The server cannot use its file storage at the moment; try again.") from exc
+from inference_server.errors import ResultGone
+from inference_server.tasks.blobs.staging import KEY, Staging, disk_errors, names_before
 
 
 class LocalBlobs:
     """Files in a folder, readable by their owner only.
 
-    A key is 32 random hexadecimal digits and the file's name from the moment it is staged, so that a staged file left
-    by a crash is found and removed like any other blob. While it is staged it is locked, which the kernel undoes when
-    the process ends: that tells what a crash has left from what is being written.
+    A key is a file's name from the moment it is staged, so that a staged file left by a crash is found and removed like
+    any other blob.
 
     Args:
         folder: made if need be.
@@ -45,24 +25,17 @@ class LocalBlobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
-        self._staging = self._folder / "staging"
-        self._locks: dict[Path, int] = {}
         with disk_errors():
-            for private in (self._folder, self._staging):
-                private.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._staging = Staging(self._folder / "staging")
 
     def stage(self) -> Path:
         """Return the path of a new empty file to write into; `put` or `discard` ends it."""
-        path = self._staging / uuid.uuid4().hex
-        with disk_errors():
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            self._locks[path] = descriptor
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return path
+        return self._staging.stage()
 
     def put(self, staged: Path) -> str:
         """Make a staged file durable (fsync) and return its key. The staged path is gone afterwards."""
-        key = self._staged_key(staged)
+        key = self._staging.key(staged)
         target = self._path(key)
         with disk_errors():
             _sync_file(staged)
@@ -71,18 +44,15 @@ class LocalBlobs:
                 _sync_folder(self._folder)
             staged.rename(target)
             _sync_folder(target.parent)
-        self._unlock(staged)
+        self._staging.unlock(staged)
         return key
 
     def discard(self, staged: Path) -> None:
         """Remove a staged file, if it is still there."""
-        self._staged_key(staged)
-        with disk_errors():
-            staged.unlink(missing_ok=True)
-        self._unlock(staged)
+        self._staging.discard(staged)
 
     def open(self, key: str) -> BinaryIO:
-        """Open a blob for reading.
+        """Open a blob for reading; it can be read to its end although it is deleted meanwhile.
 
         Raises:
             ResultGone: there is no such blob.
@@ -105,60 +75,27 @@ class LocalBlobs:
         """Remove a blob; nothing happens if it is gone already."""
         with suppress(ResultGone), disk_errors():
             self._path(key).unlink(missing_ok=True)
-            (self._staging / key).unlink(missing_ok=True)
+            self._staging.delete(key)
 
     def older_than(self, age_s: float) -> list[str]:
         """Return the keys of blobs and staged files older than `age_s` seconds."""
         before = time.time() - age_s
         with disk_errors():
-            return [file.name for file in self._files() if _is_older(file, before)]
+            folders = [folder for folder in self._folder.iterdir() if folder.is_dir()]
+            return [name for folder in folders for name in names_before(folder, before)]
 
     def abandoned(self) -> list[str]:
         """Return the keys of staged files whose process has ended."""
-        with disk_errors():
-            return [path.name for path in self._staging.iterdir() if _is_abandoned(path)]
+        return self._staging.abandoned()
 
     def free_bytes(self) -> int | None:
         """Return the free space of the folder's disk."""
-        with disk_errors():
-            return shutil.disk_usage(self._folder).free
+        return self._staging.free_bytes()
 
     def _path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
+        if not KEY.fullmatch(key):
             raise ResultGone
         return self._folder / key[:2] / key
-
-    def _unlock(self, staged: Path) -> None:
-        if (descriptor := self._locks.pop(staged, None)) is not None:
-            os.close(descriptor)
-
-    def _staged_key(self, staged: Path) -> str:
-        if staged.parent != self._staging or not _KEY.fullmatch(staged.name):
-            raise ValueError(f"{staged.name} is not a file that was staged here")
-        return staged.name
-
-    def _files(self) -> Iterator[os.DirEntry[str]]:
-        for folder in self._folder.iterdir():
-            if folder.is_dir():
-                with os.scandir(folder) as files:
-                    yield from (file for file in files if _KEY.fullmatch(file.name))
-
-
-def _is_abandoned(staged: Path) -> bool:
-    """A file that was made a moment ago may not be locked yet."""
-    try:
-        with staged.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return os.fstat(file.fileno()).st_ctime < time.time() - LOCKING_S
-    except (BlockingIOError, FileNotFoundError):
-        return False
-
-
-def _is_older(file: os.DirEntry[str], before: float) -> bool:
-    try:
-        return file.stat(follow_symlinks=False).st_mtime < before
-    except FileNotFoundError:
-        return False
 
 
 def _sync_file(path: Path) -> None:
