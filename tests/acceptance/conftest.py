@@ -12,6 +12,14 @@ from inference_server.clients import Client
 from inference_server.stack.launch import LaunchedServer, launched_server
 
 
+@pytest.fixture(scope="package", autouse=True)
+def no_spare_workers() -> Iterator[None]:
+    """Servers keep no spare worker, which loads its libraries for nothing, unless a test asks for one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INFERENCE_SERVER_SPARE_WORKER", "false")
+        yield
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model repository with `bright` and `slow`."""
@@ -25,15 +33,21 @@ def modes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(models: Path, modes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServer]:
+def data(modes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of the server."""
+    folder = tmp_path_factory.mktemp("server") / "data"
+    folder.mkdir(mode=0o700)
+    (folder / "precision").symlink_to(modes)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def server(models: Path, data: Path) -> Iterator[LaunchedServer]:
     """A server that is up, serving `bright`, `slow` and the shipped zoo."""
-    folder = tmp_path_factory.mktemp("server")
-    (folder / "data").mkdir(mode=0o700)
-    (folder / "data" / "precision").symlink_to(modes)
-    with (folder / "log").open("w") as log:
+    with (data.parent / "log").open("w") as log:
         arguments = ["--models", str(models)]
         environment = {"INFERENCE_SERVER_DISK_LOW_BYTES": "0"}
-        with launched_server(folder / "data", arguments=arguments, environment=environment, log=log) as launched:
+        with launched_server(data, arguments=arguments, environment=environment, log=log) as launched:
             yield launched
 
 

@@ -69,7 +69,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mended(models: Path, folder: Path) -> Iterator[LaunchedServer]:
     """A server of which parts die. Housekeeping, which would bring back what was lost, too, comes too late for it."""
-    settings = {"INFERENCE_SERVER_ZOO": "false", "INFERENCE_SERVER_HOUSEKEEPING_S": "600"}
+    settings = {
+        "INFERENCE_SERVER_ZOO": "false",
+        "INFERENCE_SERVER_HOUSEKEEPING_S": "600",
+        "INFERENCE_SERVER_SPARE_WORKER": "true",
+    }
     with launched_server(folder / "data", arguments=["--models", str(models)], environment=settings) as server:
         yield server
 
