@@ -104,7 +104,9 @@ class Settings(BaseSettings):
     queue_time_limit_s: float = Field(86_400.0, gt=0, description="longest wait of a task in its queue")
     drain_s: float = Field(60.0, ge=0, description="how long a stopping worker may finish its tasks")
     store_wait_s: float = Field(
-        600.0, ge=0, description="how long a result waits for room on the disk before its task fails"
+        600.0,
+        ge=0,
+        description="how long a task waits for the file storage, for its case or its result, before it fails",
     )
     retention_s: float = Field(86_400.0, gt=0, description="how long case and result are kept after a task finished")
     failed_retention_s: float = Field(

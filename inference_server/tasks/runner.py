@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from inference_server.errors import (
     StoreUnavailable,
     UnknownModel,
 )
+from inference_server.models.cache import Warmth
 from inference_server.models.case import Case, Result
 from inference_server.models.hooks import Hooks
 from inference_server.models.registry import Model
@@ -33,7 +35,7 @@ from inference_server.tasks.keeper import Keeper, kill_own_group
 from inference_server.tasks.record import Claim, Phase, Problem, Task
 from inference_server.tasks.report import Written, report_of
 from inference_server.tasks.result_zip import write_result
-from inference_server.tasks.room import when_there_is_room
+from inference_server.tasks.room import READING, when_there_is_room
 from inference_server.tasks.submission import Output
 
 log = logging.getLogger(__name__)
@@ -63,8 +65,11 @@ class Computes(Protocol):
         """Where its models are."""
 
     @property
-    def device(self) -> object:
-        """The device it computes on; its text names it on this machine."""
+    def device_id(self) -> str:
+        """What tells its device from the others of this machine."""
+
+    def warmth(self) -> Warmth:
+        """Return which models are loaded, and how often that was of use."""
 
     def run(self, model: Model, case: Case, hooks: Hooks, /) -> Result:
         """Run a model on a case."""
@@ -149,7 +154,11 @@ class Runner:
         self._blobs = blobs
         self._engine = engine
         self._end = end
-        self._lock = DeviceLock(settings.data_dir / "devices", str(engine.device))
+        self._lock = DeviceLock(settings.data_dir / "devices", engine.device_id)
+
+    def warmth(self) -> Warmth:
+        """Return which models are loaded, and how often that was of use."""
+        return self._engine.warmth()
 
     def preload(self) -> None:
         """Load every model that this worker's queues may ask for and that wants it; a broken one is logged."""
@@ -202,13 +211,14 @@ class Runner:
         self._end()
 
     def _complete(self, attempt: _Attempt) -> None:
-        model = self._model(attempt.task)
+        model, limit_s = self._model(attempt.task), self._settings.store_wait_s
         with attempt.phase(Phase.READING):
-            case = self._read(attempt.task, model)
+            read = partial(self._read, attempt.task, model)
+            case = when_there_is_room(read, attempt.keeper, limit_s=limit_s, words=READING)
         result = self._engine.run(model, case, attempt.hooks)
         with attempt.phase(Phase.WRITING):
-            limit_s, outputs = self._settings.store_wait_s, attempt.task.outputs
-            written = when_there_is_room(lambda: self._write(result, outputs), attempt.keeper, limit_s=limit_s)
+            outputs = attempt.task.outputs
+            written = when_there_is_room(partial(self._write, result, outputs), attempt.keeper, limit_s=limit_s)
         timings_s = attempt.all_timings_s(result.report.timings_s)
         self._finish(attempt, written, report_of(result, case.result_grid, written.contents, outputs, timings_s))
 

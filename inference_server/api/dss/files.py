@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, send_file
+from flask import Blueprint, Response
 
 from inference_server.api.access import open_to_all
+from inference_server.api.download import send_stored
 from inference_server.api.dss.desk import desk
 from inference_server.api.dss.forms import UNKNOWN_TYPE
 
@@ -25,7 +26,7 @@ def get_attachment(link: str) -> Response:
 
 
 def send_blob(key: str, *, name: str | None = None, mime_type: str = UNKNOWN_TYPE) -> Response:
-    """Answer with a blob, by the kernel's sendfile.
+    """Answer with a blob.
 
     Args:
         key: of the blob.
@@ -35,10 +36,4 @@ def send_blob(key: str, *, name: str | None = None, mime_type: str = UNKNOWN_TYP
     Raises:
         ResultGone: it has been removed.
     """
-    with desk().tickets.blobs.as_file(key) as path:
-        # The file is open before the block ends, which is all that the answer needs.
-        answer = send_file(
-            path, mimetype=mime_type, as_attachment=name is not None, download_name=name or key, etag=key
-        )
-    answer.headers["Cache-Control"] = "no-store"
-    return answer
+    return send_stored(desk().tickets.blobs.open(key), key=key, name=name, mime_type=mime_type)

@@ -73,9 +73,10 @@ class S3Blobs:
         Raises:
             ResultGone: there is no such blob; while reading: it was deleted meanwhile.
         """
-        reader = io.BufferedReader(_Object(self._store, _checked(key)), BLOCK_BYTES)
-        reader.peek(1)  # so that all of a small one is here, and stays when it is deleted
-        return cast(BinaryIO, reader)
+        found = _Object(self._store, _checked(key))
+        if found.size <= BLOCK_BYTES:
+            return io.BytesIO(found.read(found.size))
+        return cast(BinaryIO, io.BufferedReader(found, BLOCK_BYTES))
 
     @contextmanager
     def as_file(self, key: str) -> Iterator[Path]:
@@ -140,7 +141,7 @@ class _Object(io.RawIOBase):
         self._key = key
         self._at = 0
         with object_errors(), absence():
-            self._size = obstore.head(store, key)["size"]
+            self.size = obstore.head(store, key)["size"]
 
     def readable(self) -> bool:
         return True
@@ -152,13 +153,13 @@ class _Object(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence])
         return self._at
 
     def readinto(self, buffer: Any) -> int:
         import obstore
 
-        count = min(len(buffer), self._size - self._at)
+        count = min(len(buffer), self.size - self._at)
         if count <= 0:
             return 0
         with object_errors(), absence():

@@ -64,10 +64,10 @@ def test_it_waits_longer_and_longer_says_so_once_and_charges_nobody(clock: list[
     assert when_there_is_room(refused(6, error), keeper, limit_s=600.0) == "written"
     assert keeper.excused_s == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]
     assert clock == [15.5]
-    assert keeper.events == [f"warning: {room.WAITING}"]
+    assert keeper.events == [f"warning: {room.WRITING.waiting}"]
 
 
-@pytest.mark.parametrize(("error", "told"), [(StorageFull, room.FULL), (StoreUnavailable, room.AWAY)])
+@pytest.mark.parametrize(("error", "told"), [(StorageFull, room.WRITING.full), (StoreUnavailable, room.WRITING.away)])
 def test_after_its_limit_it_gives_up_and_says_what_to_do(clock: list[float], error: type[Exception], told: str) -> None:
     with pytest.raises(error, match=told):
         when_there_is_room(refused(1000, error), Keeper(), limit_s=60.0)
@@ -78,3 +78,12 @@ def test_a_task_that_is_cancelled_waits_no_more(clock: list[float]) -> None:
     with pytest.raises(StorageFull):
         when_there_is_room(refused(1000), Keeper(cancelled_at=3), limit_s=600.0)
     assert clock == [1.5]
+
+
+@pytest.mark.parametrize(("error", "told"), [(StorageFull, room.READING.full), (StoreUnavailable, room.READING.away)])
+def test_a_case_that_cannot_be_read_is_waited_for_too_and_called_so(error: type[Exception], told: str) -> None:
+    keeper = Keeper()
+    assert when_there_is_room(refused(2, error), keeper, limit_s=60.0, words=room.READING) == "written"
+    assert keeper.events == [f"warning: {room.READING.waiting}"]
+    with pytest.raises(error, match=told):
+        when_there_is_room(refused(1000, error), Keeper(), limit_s=60.0, words=room.READING)

@@ -264,7 +264,7 @@ def test_a_result_that_finds_no_room_waits_for_it_and_is_not_computed_again(
     bench.engine.compute = counted
     task = bench.run(bench.claim())
     assert (task.status, task.attempts, computed) == (Status.FINISHED, 0, [True])
-    assert [event.text for event in bench.store.events(task.uid)].count(room.WAITING) == 1
+    assert [event.text for event in bench.store.events(task.uid)].count(room.WRITING.waiting) == 1
     with bench.blobs.as_file(task.result_blob or "") as path:
         assert read_result(path)
 
