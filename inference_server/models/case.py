@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference_server.errors import PredictionError
+from inference_server.imaging.nifti_header import NiftiHeader
 from inference_server.imaging.volume import Geometry, ScalingFactor, Volume
 from inference_server.models.manifest import LabelName
 from inference_server.models.mesh import Mesh
@@ -36,6 +37,8 @@ class Case:
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     dicom_tags: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     scaling_factor: ScalingFactor = (1, 1, 1)
+    labels_grid: NiftiHeader | None = None
+    """The header of the file whose grid the labels are brought onto; None leaves them on the reference's."""
     assumed: tuple[str, ...] = ()
     """What the reader had to assume, in sentences for the report (an identity direction, say)."""
     sent_geometry: Geometry | None = None
@@ -44,7 +47,7 @@ class Case:
 
     @property
     def reference(self) -> Volume:
-        """The first channel, whose grid the result is on.
+        """The first channel, on whose grid models give their labels.
 
         Raises:
             PredictionError: the model takes none.
@@ -56,6 +59,8 @@ class Case:
     @property
     def result_grid(self) -> Geometry | None:
         """The grid of the result, to the last digit where the client said it so; None without images."""
+        if self.labels_grid is not None:
+            return self.labels_grid.geometry
         return (self.sent_geometry or self.reference.geometry).refined(self.scaling_factor) if self.channels else None
 
 

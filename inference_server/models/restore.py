@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from inference_server.errors import PredictionError
 from inference_server.models.bundle import Activation
 from inference_server.models.case import Case, Segmentation
-from inference_server.models.decision import BLOCK_VOXELS, Above, Highest, Rule, Scores, activated, decide
+from inference_server.models.decision import Above, Highest, Rule, Scores, activated, decide
 from inference_server.models.labels import label_dtype, label_names, on_contour_grid, segmentation_of
 from inference_server.models.manifest import Manifest
-from inference_server.models.placement import Placement, blocks, make_placement
+from inference_server.models.placement import make_placement
+from inference_server.models.regrid import nearest
 from inference_server.models.runtimes.base import Prediction
 from inference_server.models.sampling import Affine
 from inference_server.models.slabs import SLAB_BYTES, for_each_slab
@@ -70,7 +71,7 @@ def restore_labels(labels: torch.Tensor, affine: Affine, case: Case, manifest: M
     _, first, second, last = labels.shape
     geometry = case.reference.geometry
     placement = make_placement(affine, (first, second, last), geometry, device=labels.device)
-    maps = [on_contour_grid(_nearest(channel, placement), case) for channel in labels]
+    maps = [on_contour_grid(nearest(channel, placement, np.int32), case) for channel in labels]
     if len(maps) == 1:
         highest = max([*manifest.labels, int(maps[0].max(initial=0))])
         return (segmentation_of(manifest.id, maps[0], case, label_names(manifest, range(1, highest + 1))),)
@@ -100,22 +101,6 @@ def _channels(scores: torch.Tensor, activation: Activation | None) -> Iterator[t
 
 def _decided(sources: Sequence[Scores], rule: Rule, case: Case, highest: int) -> NDArray[Any]:
     return decide(sources, case.reference.geometry, case.scaling_factor, rule, label_dtype(highest))
-
-
-def _nearest(channel: torch.Tensor, placement: Placement) -> NDArray[np.int32]:
-    """Return the label nearest to each voxel of the case; exact for labels that already lie on its grid."""
-    labels = np.empty(placement.shape, np.int32)
-    cut = list(blocks(placement.shape, BLOCK_VOXELS))
-    source = placement.view(channel)
-
-    def pick(some: slice) -> None:
-        for block in cut[some]:
-            part = placement.part(block)
-            found = part.nearest(source[part.box])
-            labels[block] = (found if part.covered is None else found * part.covered).cpu().numpy()
-
-    for_each_slab(pick, len(cut), 1)
-    return labels
 
 
 def activate(scores: torch.Tensor, activation: Activation | None) -> None:

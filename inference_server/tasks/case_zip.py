@@ -1,7 +1,7 @@
 """The zip of a case, as the MIM dialect has it: checked at the door, read by the worker, written for other doors.
 
-Beside what that dialect has there may be `points.json`, {name: [[x, y, z], …]} in LPS millimetres, and
-`transforms/<name>.<ending>`.
+Beside what that dialect has there may be `points.json`, {name: [[x, y, z], …]} in LPS millimetres,
+`transforms/<name>.<ending>`, and `grid.hdr`, the header of a NIfTI file on whose grid the labels are wanted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from inference_server.settings import Settings
 from inference_server.tasks.case_files.describe import CaseFiles, ContourFile, ImageFile, as_file, at_field, describe
 from inference_server.tasks.case_files.meta import ImageMeta
 from inference_server.tasks.case_files.named import MAGICS, TransformFile
-from inference_server.tasks.case_files.names import POINTS, TRANSFORMS, is_picture
+from inference_server.tasks.case_files.names import GRID, POINTS, TRANSFORMS, is_picture
 
 if TYPE_CHECKING:
     from SimpleITK import Transform
@@ -90,6 +90,7 @@ def read_case(path: Path, manifest: Manifest, limits: Settings, *, parameters: M
         parameters=manifest.check_parameters(parameters),
         dicom_tags={name: tags_of_one for name, tags_of_one in tags if tags_of_one},
         scaling_factor=files.scaling_factor,
+        labels_grid=files.labels_grid,
         assumed=files.assumed,
         sent_geometry=files.images[0].sent if files.images else None,
     )
@@ -103,6 +104,7 @@ def write_case(
     metas: Sequence[ImageMeta | None] = (),
     points: Mapping[str, Iterable[Sequence[float]]] = {},
     transforms: Mapping[str, Path] = {},
+    grid: bytes | None = None,
 ) -> None:
     """Write a case from files, byte for byte and without compressing them again.
 
@@ -113,6 +115,7 @@ def write_case(
         metas: what is known of each image beside its header, and wins over it; none at all for no image.
         points: by name, (x, y, z) in LPS millimetres.
         transforms: by name, files that end in `.nii.gz` (a displacement field), `.h5`, `.mat` or `.tfm`.
+        grid: the header of a NIfTI file on whose grid the labels are wanted, where that is not the first image's.
     """
     said = dict(enumerate(metas))
     if scaling_factor is not None:
@@ -126,6 +129,8 @@ def write_case(
         if points:
             lists = {name: [[float(value) for value in point] for point in found] for name, found in points.items()}
             archive.writestr(zipfile.ZipInfo(POINTS), json.dumps(lists))
+        if grid is not None:
+            archive.writestr(zipfile.ZipInfo(GRID), grid)
         for name, file in transforms.items():
             ending = next(ending for ending in MAGICS if file.name.endswith(f".{ending}"))
             _add_file(archive, f"{TRANSFORMS}/{name}.{ending}", file)

@@ -14,14 +14,22 @@ import numpy as np
 from inference_server.errors import BadRequest, InferenceServerError, InvalidVolume, MalformedMessage
 from inference_server.imaging.archive import Archive
 from inference_server.imaging.directions import perpendicular
-from inference_server.imaging.nifti import read_header
+from inference_server.imaging.nifti import NiftiHeader, read_header
 from inference_server.imaging.picture import read_picture_header
 from inference_server.imaging.volume import IDENTITY, Geometry, ScalingFactor
 from inference_server.models.manifest import Manifest
 from inference_server.settings import Settings
 from inference_server.tasks.case_files.meta import ImageMeta, decode_contour_name, decode_dicom_tags, decode_meta
 from inference_server.tasks.case_files.named import Points, TransformFile, named_points, named_transforms
-from inference_server.tasks.case_files.names import META, NEWER_META, Members, image_stem, is_picture, sort_members
+from inference_server.tasks.case_files.names import (
+    GRID,
+    META,
+    NEWER_META,
+    Members,
+    image_stem,
+    is_picture,
+    sort_members,
+)
 from inference_server.tasks.case_files.sizes import check_image, check_labels, check_sum
 
 JSON_LIMIT_BYTES = 1024**2
@@ -62,7 +70,10 @@ class ContourFile:
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """What `describe` found; `dicom_tags` has one entry per image."""
+    """What `describe` found; `dicom_tags` has one entry per image.
+
+    `labels_grid` is the header of the file whose grid the labels are wanted on, None for that of the first image.
+    """
 
     points: Points
     transforms: tuple[TransformFile, ...]
@@ -70,6 +81,7 @@ class CaseFiles:
     contours: tuple[ContourFile, ...] = ()
     dicom_tags: tuple[Mapping[int, str], ...] = ()
     scaling_factor: ScalingFactor = (1, 1, 1)
+    labels_grid: NiftiHeader | None = None
     assumed: tuple[str, ...] = ()
 
 
@@ -103,6 +115,7 @@ def describe(archive: Archive, manifest: Manifest, limits: Settings) -> CaseFile
         points=points,
         transforms=transforms,
         scaling_factor=factor,
+        labels_grid=_labels_grid(archive, members, limits),
         assumed=tuple(_assumed(images, older, manifest)),
     )
 
@@ -204,6 +217,16 @@ def _scaling_factor(newer: ImageMeta | None, older: ImageMeta | None) -> Scaling
             field=f"{META}: scaling_factor",
         )
     return said[0] if said else (1, 1, 1)
+
+
+def _labels_grid(archive: Archive, members: Members, limits: Settings) -> NiftiHeader | None:
+    if GRID not in members.names:
+        return None
+    with at_field(GRID):
+        with archive.open(GRID) as stream:
+            header = read_header(stream)
+        check_labels(header.geometry, (1, 1, 1), limits)
+    return header
 
 
 def _assumed(images: tuple[ImageFile, ...], older: ImageMeta | None, manifest: Manifest) -> Iterator[str]:

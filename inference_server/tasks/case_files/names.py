@@ -11,6 +11,8 @@ from inference_server.errors import BadRequest, MalformedMessage
 META = "meta.json"
 NEWER_META = "tmp_0000.meta.json"
 POINTS = "points.json"
+GRID = "grid.hdr"
+"""The header of a NIfTI file, 348 bytes, on whose grid the labels are wanted."""
 TRANSFORMS = "transforms"
 """The folder of the zip that they are in."""
 NIFTI = ("nii.gz", "nii")

@@ -46,7 +46,8 @@ def check_labels(geometry: Geometry, factor: ScalingFactor, limits: Settings) ->
     """
     longest = max(length * part for length, part in zip(geometry.shape, factor, strict=True))
     if geometry.voxels * math.prod(factor) > limits.labels_limit_bytes or longest > LARGEST_AXIS:
+        where = "On this grid" if factor == (1, 1, 1) else "With this scaling factor"
         raise TooLarge(
-            "With this scaling factor the labels would be larger than this server makes: "
+            f"{where} the labels would be larger than this server makes: "
             f"{size_text(limits.labels_limit_bytes)} at a byte a voxel, {LARGEST_AXIS} voxels along an axis."
         )
