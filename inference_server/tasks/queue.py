@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from inference_server.errors import SettingsError
 from inference_server.settings import Settings
+from inference_server.tasks.broker import broker_options
 from inference_server.tasks.record import Priority
 from inference_server.tasks.service import Turns
 
@@ -23,8 +25,7 @@ TURN = "inference_server.turn"
 SEND_LIMIT_S = 1.0
 """Longest wait for the broker: whoever submits has an accepted task already and must not be kept waiting."""
 
-VISIBILITY_S = 24 * 3600
-"""A message redelivered late is only one more turn, so this need not know how long tasks take."""
+AT_ONCE_S = SEND_LIMIT_S / 4
 
 Answer = TypeVar("Answer")
 
@@ -53,7 +54,7 @@ class CeleryTurns:
 
     def _ask(self, question: Callable[[], Answer]) -> Answer | None:
         try:
-            answer = question()
+            answer = _answered(question)
         except OperationalError as exc:
             self._note_outage(exc)
             return None
@@ -68,6 +69,17 @@ class CeleryTurns:
             log.warning(
                 "broker cannot be reached; turns are sent later", extra={"reason": type(exc.__cause__).__name__}
             )
+
+
+def _answered(question: Callable[[], Answer]) -> Answer:
+    """Ask, and once more where that failed at once: a connection that was idle may have been cut meanwhile."""
+    began = time.monotonic()
+    try:
+        return question()
+    except OperationalError:
+        if time.monotonic() - began > AT_ONCE_S:
+            raise
+    return question()
 
 
 def send_turns(turns: Turns, queues: Sequence[str], count: int) -> None:
@@ -87,7 +99,7 @@ def make_celery(settings: Settings, *, answer_limit_s: float | None = None) -> C
             consumer does.
 
     Raises:
-        SettingsError: there is no broker.
+        SettingsError: there is no broker, or the certificate of its authority cannot be read.
     """
     if not settings.broker_url:
         raise SettingsError("There is no broker. Set INFERENCE_SERVER_BROKER_URL, or start the server by `up`.")
@@ -101,18 +113,9 @@ def make_celery(settings: Settings, *, answer_limit_s: float | None = None) -> C
         task_publish_retry=False,
         task_default_exchange="",
         task_default_queue="default",
-        broker_connection_timeout=answer_limit_s or 4.0,
-        broker_transport_options=_transport_options(settings.broker_url, answer_limit_s),
+        **broker_options(settings, answer_limit_s),
     )
     return app
-
-
-def _transport_options(broker_url: str, answer_limit_s: float | None) -> dict[str, object]:
-    once: dict[str, object] = {} if answer_limit_s is None else {"max_retries": 0}
-    if not broker_url.startswith(("redis", "valkey")):
-        return once
-    bounds = {"socket_timeout": answer_limit_s, "socket_connect_timeout": answer_limit_s} if answer_limit_s else {}
-    return {**once, **bounds, "visibility_timeout": VISIBILITY_S, "priority_steps": [0]}
 
 
 def _message_count(connection: Connection, queue: str) -> int:
