@@ -19,7 +19,7 @@ from inference_server.models.trials import compare, enter
 
 ZOO = Path(inference_server.models.zoo.__path__[0])
 MESHNET = Path(__file__).resolve().parents[2] / "examples" / "models" / "meshnet"
-WEIGHTS = {"brain-tissue": "meshnet_tissue_light_3cls", "brain-structures": "meshnet_subcortical_30ch_18cls"}
+WEIGHTS = {"brain-tissue": "meshnet_tissue_light_3cls"}
 HEAD = "mr/t1_crop_256_1mm_LIA.nii.gz"
 Box = tuple[slice, slice, slice]
 
@@ -62,7 +62,6 @@ def meshnet(real_data: Path, name: str, folder: Path) -> Path:
         ("hippocampus", "labelled/msd_task04_hippocampus", everything()),
         ("ct-body", "ct/chest_lidc0001_512x512x16.nii.gz", everything()),
         ("brain-tissue", HEAD, (slice(64, 176), slice(64, 176), slice(128, 208))),
-        ("brain-structures", HEAD, (slice(64, 176), slice(64, 176), slice(128, 208))),
     ],
 )
 def test_the_default_mode_gives_the_labels_of_float32(
