@@ -19,6 +19,7 @@ from inference_server.models.ensembles import averages_scores
 from inference_server.models.hooks import NO_HOOKS, Hooks
 from inference_server.models.predictor import Predictor
 from inference_server.models.registry import Model, Registry
+from inference_server.models.regrid import on_labels_grid
 from inference_server.models.runtimes.base import Runtime
 from inference_server.settings import Settings
 
@@ -67,7 +68,7 @@ class Engine:
         course = Course(hooks)
         with self._predictor.failures(PredictionError):
             answer = self._ask_members if model.manifest.members else self._ask
-            result = answer(model, case, course)
+            result = on_labels_grid(answer(model, case, course), case)
         own = result.report
         report = self._report(model, case, course)
         notes = (*report.notes, *own.notes, *course.notes)
