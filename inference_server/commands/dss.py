@@ -40,10 +40,11 @@ def login(
 
 
 @app.command()
-def logout(server: Server) -> None:
-    """Forget the session of a server."""
-    with connected(server, None) as connection:
-        connection.sign_out()
+def logout(server: Server, certificate: Certificate = None) -> None:
+    """End the session with a server, and forget it here."""
+    with connected(server, certificate) as connection:
+        if not connection.sign_out():
+            typer.echo("The session is forgotten here; the server did not say that it has ended it.", err=True)
 
 
 @app.command()

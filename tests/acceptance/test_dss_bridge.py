@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from dss_stand_in import SERVICE, SESSION, DSSStandIn, dss_server
@@ -138,6 +140,33 @@ def test_a_ticket_comes_back_with_labels_on_its_grid_their_names_and_a_log(
     assert (done.progress[-1], done.ended) == (1.0, ["success"])
     assert [line[1] for line in done.log]
     assert tasks_of(client) == before
+
+
+def test_labels_come_on_the_grid_of_the_main_image_where_the_model_takes_another(
+    remote: DSSStandIn, bridges: Bridges, client: Client, tmp_path: Path
+) -> None:
+    tag = client.model("bright")["channels"][0]["name"]
+    layers = (Layer(f"/far/away/{IMAGE}", Role.MAIN), Layer("/far/away/second.nii.gz", Role.OVERLAY, (tag,)))
+    taken = files_of_a_ticket()[IMAGE]
+    shape, matrix = [2 * length for length in bright_box().shape[::-1]], like(taken)
+    matrix = matrix @ np.array([[0.5, 0, 0, -0.25], [0, 0.5, 0, -0.25], [0, 0, 0.5, -0.25], [0, 0, 0, 1]])
+    main = packed(nifti(np.zeros(shape, np.int16), matrix))
+    workspace = encode_workspace(Workspace(layers, save_location="/far/away"))
+    ticket = remote.add({"ticket_00000001.itksnap": workspace, IMAGE: main, "second.nii.gz": taken})
+    with bridges.serving("bright"):
+        until(lambda: bool(remote.tickets[ticket].ended), "the ticket ends")
+    assert remote.tickets[ticket].ended == ["success"], remote.tickets[ticket].log
+    [name] = [name for name in remote.tickets[ticket].files["results"] if name.startswith("layer_002")]
+    (tmp_path / "labels.nii.gz").write_bytes(remote.tickets[ticket].files["results"][name])
+    labels, sent = read_volume(tmp_path / "labels.nii.gz", max_bytes=1 << 20), gzip.decompress(main)
+    assert labels.nifti_header is not None
+    assert [labels.nifti_header[place] for place in GEOMETRY_BYTES] == [sent[place] for place in GEOMETRY_BYTES]
+    np.testing.assert_array_equal(labels.array, np.kron(bright_box() > 100, np.ones((2, 2, 2), np.uint8)))
+
+
+def like(image: bytes) -> np.ndarray:
+    """Return where the voxels of a NIfTI file lie."""
+    return np.asarray(nibabel.Nifti1Header(gzip.decompress(image)[:348]).get_best_affine())
 
 
 def test_what_the_model_cannot_take_fails_with_a_sentence(remote: DSSStandIn, bridges: Bridges) -> None:

@@ -26,6 +26,7 @@ from inference_server.stack.launch import LaunchedServer
 LIMIT_S = 60.0
 WORKSPACE = "ticket_00000001.itksnap"
 IMAGE = "layer_000_d520cfaa6a726e6b1be9adbe0d119bb4.nii.gz"
+EIGHT = np.ones((2, 2, 2), np.uint8)
 FINAL = {"success", "failed", "timeout", "deleted"}
 
 Answer = TypeVar("Answer")
@@ -106,6 +107,11 @@ def exported(array: np.ndarray, matrix: np.ndarray, **fields: object) -> bytes:
     return packed(nifti(np.ascontiguousarray(array.transpose())[..., None], matrix, **fields))
 
 
+def halved(matrix: np.ndarray) -> np.ndarray:
+    """Return where voxels half as large lie, edge upon edge."""
+    return matrix @ np.array([[0.5, 0, 0, -0.25], [0, 0.5, 0, -0.25], [0, 0, 0.5, -0.25], [0, 0, 0, 1]])
+
+
 def files_of(image: bytes, *tags: str, others: tuple[Layer, ...] = ()) -> dict[str, bytes]:
     layers = (Layer(f"/data/export/{IMAGE}", Role.MAIN, tags), *others)
     workspace = Workspace(layers, save_location="/data/export")
@@ -159,6 +165,25 @@ def test_labels_come_back_on_exactly_the_images_grid(snap: Snap, tmp_path: Path,
     assert [header[part] for part in GEOMETRY_BYTES[1:]] == [original[part] for part in GEOMETRY_BYTES[1:]]
     assert header[76:92] == original[76:92]  # orientation and spacing; what follows is of the fourth axis
     np.testing.assert_array_equal(np.asarray(labels.dataobj), bright_box().transpose() > EDGE)
+
+
+def test_labels_come_back_on_the_main_images_grid_where_the_model_takes_another(snap: Snap, tmp_path: Path) -> None:
+    """The main image's voxels are half as large, so that each of the model's becomes eight."""
+    [tag] = snap.http.get(f"api/services/{snap.githash('bright')}/detail").json()["tags"]
+    taken = Layer("/data/export/second.nii.gz", Role.OVERLAY, (tag["name"],))
+    main = exported(np.zeros([2 * length for length in bright_box().shape], np.int16), halved(oblique(1)))
+    files = {**files_of(main, others=(taken,)), "second.nii.gz": exported(bright_box(), oblique(1))}
+    ticket = snap.created("bright", files)
+    snap.ready(ticket)
+    found = ended(snap, ticket)
+    assert found["status"] == "success", found
+    assert any("brought onto the grid" in line["message"] for line in found["log"])
+    workspace = read_workspace(snap.download(ticket, tmp_path / "out"))
+    assert [layer.role for layer in workspace.layers] == [Role.MAIN, Role.OVERLAY, Role.SEGMENTATION]
+    labels, original = nibabel.load(workspace.path_of(workspace.layers[2])), gzip.decompress(main)
+    header = labels.header.binaryblock
+    assert [header[part] for part in GEOMETRY_BYTES[1:]] == [original[part] for part in GEOMETRY_BYTES[1:]]
+    np.testing.assert_array_equal(np.asarray(labels.dataobj), np.kron(bright_box().transpose() > EDGE, EIGHT))
 
 
 def test_progress_and_events_show_as_the_task_runs(snap: Snap) -> None:

@@ -253,7 +253,7 @@ def test_what_is_not_ones_own_is_refused_in_words(
     assert refusal(lambda: daemon.dssp_set_progress(ticket, 0.5))[0] == 400  # not claimed yet
     assert daemon.dssp_claim_ticket([place.service], "lab", "1") is not None
     with published(place, "rival-daemon") as rival:
-        assert refusal(lambda: rival.dssp_claim_ticket([place.service], "rival", "1"))[0] == 403
+        assert refusal(lambda: rival.dssp_claim_ticket([place.service], "rival", "1"))[0] == 400
         assert refusal(lambda: rival.dssp_download_ticket(ticket, str(tmp_path / "stolen")))[0] == 400
         assert refusal(lambda: rival.login("x" * 40))[0] == 401
     with DSSClient(place.url, sessions=FileSessions(tmp_path / "other")) as stranger:
@@ -315,6 +315,8 @@ def test_the_commands_do_the_same(place: Place, workspace: str, tmp_path: Path) 
     }
     ward.run("delete", ticket)
     assert ward.run("status", ticket) == "deleted"
+    daemon.run("logout")
+    assert isinstance(daemon.ran("provider", "services").exception, ServerError)
     assert isinstance(ward.ran("download", ticket).exception, ServerError)
 
 

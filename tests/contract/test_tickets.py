@@ -198,10 +198,10 @@ def test_nobody_claims_for_a_provider_that_he_does_not_serve(site: Site) -> None
         ([site.hippocampus.githash, site.tumor.githash], "penn", BRAIN),
         ([], "penn", BRAIN),
     ]:
-        with pytest.raises(Forbidden):
+        with pytest.raises(BadRequest, match="do not serve"):
             site.serving.claim(hashes, provider, "x", caller)
     site.providers.dismiss("penn", "brain")
-    with pytest.raises(Forbidden):
+    with pytest.raises(BadRequest, match="do not serve"):
         site.claim()
 
 
@@ -410,7 +410,11 @@ def test_a_sign_in_counts_once_and_a_session_ends_with_its_token(site: Site) -> 
     late = sessions.offer(ALICE)
     site.clock.now += 901
     refused(lambda: sessions.redeem(late))
-    other = sessions.open(found.token_id)
+    over, other = (sessions.open(found.token_id) for _ in range(2))
+    sessions.end(over)
+    sessions.end("none_of_these")
+    refused(lambda: tokens.bearer(over, tokens.find(over)))
+    assert tokens.bearer(other, tokens.find(other)).name == "alice"
     tokens.revoke("alice")
     refused(lambda: tokens.bearer(other, tokens.find(other)), lambda: sessions.offer(ALICE))
     site.clock.now += 1000

@@ -18,7 +18,7 @@ from flask import Response
 from nifti_files import nifti, packed
 
 from inference_server.clients import ServerError
-from inference_server.clients.dss import DSSClient
+from inference_server.clients.dss import Connection, DSSClient
 from inference_server.clients.dss.sessions import FileSessions
 from inference_server.clients.native import trusted
 from inference_server.imaging.workspace import Layer, Role, Workspace, read_workspace, write_workspace
@@ -203,6 +203,21 @@ def test_a_user_watches_a_ticket_and_fetches_its_results(server: DSSStandIn, cli
     assert client.dss_retry_ticket(ticket) == "ready"
     assert client.dss_queue_position(ticket) == 1
     assert client.dss_delete_ticket(ticket) == "deleted"
+
+
+@pytest.mark.parametrize(("answer", "ends_it"), [((200, ""), True), ((303, "/"), True), ((404, ""), False)])
+def test_who_signs_out_is_forgotten_here_and_told_whether_the_server_did_it_too(
+    server: DSSStandIn, client: DSSClient, sessions: FileSessions, answer: tuple[int, str], *, ends_it: bool
+) -> None:
+    assert sessions.load(server.url) == SESSION
+    status, location = answer
+    server.instead["/logout"] = Response("logged out", status, {"Location": location} if location else {})
+    with Connection(server.url, sessions=sessions) as connection:
+        assert connection.sign_out() is ends_it
+        assert not connection.signed_in
+    assert server.seen[-1] == "GET /logout"
+    assert f"webpy_session_id={SESSION}" in server.heads[-1]["Cookie"]
+    assert sessions.load(server.url) is None
 
 
 def test_a_provider_tells_how_far_it_is(server: DSSStandIn, client: DSSClient, tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from door_support import Doors, form, part
 from records import Clock
+from sqlalchemy import update
 from werkzeug.test import TestResponse
 
 from inference_server.api.dss import EXTENSION
 from inference_server.api.dss.codec import decode_message, encode_rows
 from inference_server.settings import Settings
 from inference_server.tasks.caller import Scope
+from inference_server.tasks.tickets.tables import sessions
 from inference_server.tasks.tickets.upkeep import TicketUpkeep
 from inference_server.tasks.tokens import Tokens
 
@@ -189,6 +191,32 @@ def test_a_session_ends_with_its_token_and_the_refusal_says_what_to_do(world: Wo
     assert forged.get("/api/tickets").status_code == 401
 
 
+def test_a_session_whose_time_is_over_is_refused_in_a_sentence(world: World) -> None:
+    assert world.get("alice", "/api/tickets").status_code == 200
+    with world.doors.database.writing() as connection:
+        connection.execute(update(sessions).values(expires_at=1.0))
+    late = world.get("alice", "/api/tickets")
+    assert (late.status_code, late.text.partition(".")[0]) == (
+        401,
+        "You are not signed in, or your session or access token has ended",
+    )
+
+
+def test_who_signs_out_has_no_session_left_wherever_its_cookie_is(world: World) -> None:
+    alice, copy = world.clients["alice"], world.doors.client
+    cookie = alice.get_cookie("webpy_session_id")
+    assert cookie is not None
+    copy.set_cookie("webpy_session_id", cookie.value)
+    assert copy.get("/api/tickets").status_code == 200
+    foreign = alice.get("/logout", headers={"Sec-Fetch-Site": "cross-site"})
+    assert (foreign.status_code, alice.get("/api/tickets").status_code) == (403, 200)
+    assert alice.get("/logout").data == b"logged out"
+    assert alice.get_cookie("webpy_session_id") is None
+    assert copy.get("/api/tickets").status_code == 401
+    assert world.get("bob", "/api/tickets").status_code == 200
+    assert world.doors.client.get("/logout").data == b"logged out"
+
+
 def test_wrong_tokens_are_counted(doors: Doors) -> None:
     statuses = [doors.client.post("/api/login", data={"token": "0" * 40}).status_code for _ in range(11)]
     assert statuses == [401] * 10 + [429]
@@ -354,7 +382,7 @@ BAD: dict[str, tuple[str, str, int]] = {
     "POST /api/pro/tickets/1/gossip message=x": ("brain", "categories", 400),
     "POST /api/pro/tickets/1/progress chunk_start=0&chunk_end=x&progress=1": ("brain", "must be a number", 400),
     "POST /api/pro/tickets/1/progress chunk_start=0&chunk_end=2&progress=1": ("brain", "from 0 to 1", 400),
-    f"POST /api/pro/services/claims services={HASH}&provider=penn": ("bob", "do not serve", 403),
+    f"POST /api/pro/services/claims services={HASH}&provider=penn": ("bob", "do not serve", 400),
     "GET /api/admin/tickets": ("alice", "scope 'operate'", 403),
     "POST /api/admin/providers/penn/users email=nobody": ("boss", "no access token", 400),
     "POST /api/admin/providers/penn/services repo=x&ref=y": ("boss", "fetches no repositories", 400),
@@ -400,7 +428,9 @@ def test_uploads_that_cannot_be_leave_no_file(world: World) -> None:
 
 def test_so_many_open_tickets_and_no_more(world: World) -> None:
     world.desk.tickets._limit = 2
-    assert [world.post("alice", "/api/tickets", "name=ashs").status_code for _ in range(3)] == [200, 200, 429]
+    assert [world.post("alice", "/api/tickets", "name=ashs").status_code for _ in range(3)] == [200, 200, 400]
+    refused = world.post("alice", "/api/tickets", "name=ashs").text
+    assert refused == "You have 2 open tickets, as many as one may. Delete some, or wait for them."
     assert world.post("bob", "/api/tickets", "name=ashs").status_code == 200
 
 

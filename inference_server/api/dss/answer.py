@@ -9,7 +9,7 @@ from flask import Response, request
 from inference_server.api.context import Context
 from inference_server.api.dss.codec import Row, encode_rows, encode_table
 from inference_server.api.problems import Refusal
-from inference_server.errors import NotAuthorised
+from inference_server.errors import NotAuthorised, OverQuota
 
 TEXT = "text/plain; charset=utf-8"
 CSV = "text/csv; charset=utf-8"
@@ -54,7 +54,7 @@ def answer_error(refused: Refusal) -> Response:
     """Answer with a sentence, which clients print."""
     error, status = refused.error, refused.status
     said = NOT_SIGNED_IN if isinstance(error, NotAuthorised) and not _signs_in() else error.message
-    if request.url_rule is not None and status in _BAD:
+    if request.url_rule is not None and (status in _BAD or isinstance(error, OverQuota)):
         status = 400
     return Response(said, status, refused.headers, content_type=TEXT)
 

@@ -6,7 +6,17 @@ from flask import Blueprint
 
 from inference_server.api.dss import admin, files, provider, services, sign_in, user
 
-PATHS = ("/token", "/api/login", "/api/token", "/api/services", "/api/tickets", "/api/pro", "/api/admin", "/blobs")
+PATHS = (
+    "/token",
+    "/logout",
+    "/api/login",
+    "/api/token",
+    "/api/services",
+    "/api/tickets",
+    "/api/pro",
+    "/api/admin",
+    "/blobs",
+)
 
 blueprint = Blueprint("dss", __name__)
 for part in (sign_in, services, user, provider, admin, files):

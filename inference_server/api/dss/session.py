@@ -18,8 +18,13 @@ def presented(asked: Request) -> str | None:
 
     The cookie of somebody who came without an access token shows nothing.
     """
-    cookie = asked.cookies.get(COOKIE, "")
-    return authorization(asked) or (cookie if cookie.startswith(OF_TOKEN) else None)
+    session = session_of(asked)
+    return authorization(asked) or (session if session.startswith(OF_TOKEN) else None)
+
+
+def session_of(asked: Request) -> str:
+    """Return the session in the cookie of a request, an empty text where there is none."""
+    return asked.cookies.get(COOKIE, "")
 
 
 def set_cookie(answer: Response, session: str, *, lifetime_s: float) -> Response:

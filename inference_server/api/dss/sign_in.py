@@ -10,7 +10,7 @@ from inference_server.api.dss.answer import json_text, text, wants_json
 from inference_server.api.dss.codec import encode_login
 from inference_server.api.dss.desk import desk
 from inference_server.api.dss.forms import field
-from inference_server.api.dss.session import presented, refuse_foreign_pages, set_cookie
+from inference_server.api.dss.session import COOKIE, presented, refuse_foreign_pages, session_of, set_cookie
 from inference_server.errors import NotAuthorised
 from inference_server.tasks.caller import Caller
 
@@ -80,6 +80,17 @@ def sign_in() -> Response:
     name, token_id = _bearer(here, given) if given.startswith(ACCESS_TOKEN) else _redeemed(here, given)
     session = desk().sessions.open(token_id)
     return set_cookie(_signed_in(name), session, lifetime_s=here.settings.dss_session_s)
+
+
+@blueprint.get("/logout")
+@open_to_all
+def sign_out() -> Response:
+    """End the session, for whoever else may have its cookie too."""
+    refuse_foreign_pages()
+    desk().sessions.end(session_of(request))
+    answer = text("logged out")
+    answer.delete_cookie(COOKIE)
+    return answer
 
 
 def _signed_in(name: str) -> Response:

@@ -18,6 +18,9 @@ class LimitRecord(BaseModel):
     model_queue_limit: int = Field(description="most tasks that may wait for one model; `queue_full`")
     token_task_limit: int = Field(description="most tasks that one token may have waiting or running; `over_quota`")
     anonymous_task_limit: int = Field(description="the same for clients without a token together; `over_quota`")
+    dss_ticket_limit: int = Field(
+        description="most open tickets that one user of the DSS dialect may have; refused in a sentence"
+    )
     sign_in_limit: int = Field(description="wrong tokens a minute from one address; `sign_in_limited`")
     head_limit_s: float = Field(description="longest TLS handshake and head of a request; the connection is closed")
     stall_limit_s: float = Field(description="longest silence while a case is sent or a result fetched")

@@ -90,10 +90,18 @@ class Connection:
         self._sessions.save(self.server, session)
         return answer
 
-    def sign_out(self) -> None:
-        """Forget the session here."""
-        self._session = None
-        self._sessions.forget(self.server)
+    def sign_out(self) -> bool:
+        """Forget the session here, and have the server end it; return whether it said so."""
+        try:
+            self.get("logout")
+        except DSSRefused as refused:
+            return refused.http_status == httpx.codes.SEE_OTHER  # the published server shows its first page then
+        except DSSUnreachable:
+            return False
+        finally:
+            self._session = None
+            self._sessions.forget(self.server)
+        return True
 
     def reload_session(self) -> None:
         """Take up a session that another program began meanwhile."""

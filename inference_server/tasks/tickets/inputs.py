@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from inference_server.errors import BadRequest
-from inference_server.imaging.nifti import read_header
-from inference_server.imaging.volume import Geometry
+from inference_server.imaging.nifti import NiftiHeader, read_header
 from inference_server.imaging.workspace import Layer, Role, Workspace, read_workspace
 from inference_server.imaging.workspace.services import (
     Wanted,
@@ -43,26 +42,46 @@ class Sent:
 def read_sent(files: Files) -> Sent:
     """Read the workspace of a ticket.
 
-    Layers of meshes are left out, because clients upload images only.
-
     Raises:
         BadRequest: there is no workspace or more than one, or a layer's file was not uploaded.
         MalformedMessage: what should be a workspace is something else.
     """
-    names = [name for name in files if name.lower().endswith(ENDING)]
-    if len(names) != 1:
-        came = f"{len(names)} came" if names else "none came"
+    return Sent(read_sent_workspace(files[workspace_name(files)], files), files)
+
+
+def workspace_name(names: Iterable[str]) -> str:
+    """Return which file of a ticket is its workspace.
+
+    Raises:
+        BadRequest: there is none, or more than one.
+    """
+    found = [name for name in names if name.lower().endswith(ENDING)]
+    if len(found) != 1:
+        came = f"{len(found)} came" if found else "none came"
         raise BadRequest(f"A ticket has one workspace, a file that ends in {ENDING}; {came}.", field="workspace")
-    workspace = replace(read_workspace(files[names[0]]), folder=None)
+    return found[0]
+
+
+def read_sent_workspace(path: Path, names: Collection[str]) -> Workspace:
+    """Read a workspace that came with files of these names.
+
+    Layers of meshes are left out, because clients upload images only.
+
+    Raises:
+        BadRequest: a layer's file is not among them.
+        MalformedMessage: what should be a workspace is something else.
+    """
+    workspace = replace(read_workspace(path), folder=None)
     kept = tuple(layer for layer in workspace.layers if layer.role != Role.MESH)
-    _check_uploaded(kept, files)
-    return Sent(_with_layers(workspace, kept), files)
+    _check_uploaded(kept, names)
+    return _with_layers(workspace, kept)
 
 
 def write_sent_case(target: Path, sent: Sent, manifest: Manifest) -> dict[str, Any]:
     """Write the case that a model gets as a zip, and return its parameters.
 
-    The zip of the same files is always the same, byte for byte.
+    Labels are wanted on the grid of the main image: ITK-SNAP opens segmentations of that size alone, and takes them to
+    lie where it does. The zip of the same files is always the same, byte for byte.
 
     Raises:
         BadRequest: the workspace lacks a layer that the model needs, or has two for one; an image is none.
@@ -71,9 +90,11 @@ def write_sent_case(target: Path, sent: Sent, manifest: Manifest) -> dict[str, A
     layers = layers_by_tag(sent.workspace, [Wanted(channel.name, channel.required) for channel in channels])
     _check_gaps(channels, layers)
     images = [sent.file_of(layers[channel.name]) for channel in channels if channel.name in layers]
+    main = _header_of_main(sent)
     names = [named.name for named in manifest.points]
-    points = landmarks_by_tag(sent.workspace, names, _grid_of_main(sent)) if names else {}
-    write_case(target, images, points=points)
+    points = landmarks_by_tag(sent.workspace, names, main.geometry)
+    is_first = images[0] == sent.file_of(main_of(sent.workspace))
+    write_case(target, images, points=points, grid=None if is_first else main.raw)
     return dict(parameters_of(sent.workspace, {parameter.name for parameter in manifest.parameters}))
 
 
@@ -81,9 +102,9 @@ def _with_layers(workspace: Workspace, layers: tuple[Layer, ...]) -> Workspace:
     return workspace if layers == workspace.layers else replace(workspace, layers=layers)
 
 
-def _check_uploaded(layers: tuple[Layer, ...], files: Files) -> None:
+def _check_uploaded(layers: tuple[Layer, ...], names: Collection[str]) -> None:
     for number, layer in enumerate(layers):
-        if layer.file_name not in files:
+        if layer.file_name not in names:
             raise BadRequest(
                 f"The workspace has a layer {number} whose image was not uploaded; upload all images of the workspace.",
                 field="workspace",
@@ -99,7 +120,6 @@ def _check_gaps(channels: tuple[Channel, ...], layers: Mapping[str, Layer]) -> N
             )
 
 
-def _grid_of_main(sent: Sent) -> Geometry:
-    main = main_of(sent.workspace)
+def _header_of_main(sent: Sent) -> NiftiHeader:
     with at_field("workspace"):
-        return read_header(sent.file_of(main)).geometry
+        return read_header(sent.file_of(main_of(sent.workspace)))

@@ -8,21 +8,38 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
-from inference_server.errors import BadRequest, Conflict, Forbidden, ResultGone, StorageFull, UnknownModel, UnknownTask
+from inference_server.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    QueueTimedOut,
+    ResultGone,
+    StorageFull,
+    StoreUnavailable,
+    UnknownModel,
+    UnknownTask,
+)
+from inference_server.imaging.workspace import Workspace
 from inference_server.models.manifest import LabelName
 from inference_server.tasks.caller import SERVER, Caller
 from inference_server.tasks.record import Status, Task
 from inference_server.tasks.results import without_result
 from inference_server.tasks.service import Tasks
 from inference_server.tasks.submission import Submission
-from inference_server.tasks.tickets.inputs import Sent, read_sent, write_sent_case
+from inference_server.tasks.tickets.inputs import (
+    Sent,
+    read_sent,
+    read_sent_workspace,
+    workspace_name,
+    write_sent_case,
+)
 from inference_server.tasks.tickets.links import IN_PROGRESS, Line, Links
-from inference_server.tasks.tickets.outputs import Stored, drop_results, store_results
-from inference_server.tasks.tickets.record import Category, Service, Ticket, TicketStatus
+from inference_server.tasks.tickets.outputs import Stored, drop_results, shared_images, store_results
+from inference_server.tasks.tickets.record import Category, Service, Ticket, TicketFile, TicketStatus
 from inference_server.tasks.tickets.services import model_services
 from inference_server.tasks.tickets.summary import summary
 from inference_server.tasks.tickets.tickets import Tickets
@@ -104,7 +121,8 @@ class Linked:
         if task.status is Status.FINISHED:
             self._finish(ticket, task)
         elif task.status.ended:
-            self._fail(ticket, without_result(task).message)
+            error = without_result(task)
+            self._fail(ticket, error.message, timed_out=isinstance(error, QueueTimedOut))
         return self._links.now(ticket)
 
     def dropped(self, ticket: Ticket, caller: Caller) -> None:
@@ -114,11 +132,14 @@ class Linked:
             self._links.unlink(ticket)
 
     def sweep(self) -> None:
-        """Bring all tickets up to date whose tasks run or have ended, and finish what was begun with deleted ones."""
+        """Bring all tickets up to date whose tasks run or have ended, and finish what was begun with deleted ones.
+
+        One that cannot be is left to the next sweep, and the others are gone on with.
+        """
         for ticket in self._links.followed():
-            self.refreshed(ticket)
+            _apart(ticket, self.refreshed)
         for ticket in self._links.forgotten():
-            self.dropped(ticket, _AS_SERVER)
+            _apart(ticket, lambda each: self.dropped(each, _AS_SERVER))
 
     def _task(self, ticket: Ticket) -> Task | None:
         try:
@@ -171,8 +192,9 @@ class Linked:
             files = self._links.inputs(ticket)
             yield read_sent({file.name: stack.enter_context(self._tasks.blobs.as_file(file.blob)) for file in files})
 
-    def _fail(self, ticket: Ticket, message: str) -> None:
-        self._links.end(ticket, TicketStatus.FAILED, [Line(Category.ERROR, message)])
+    def _fail(self, ticket: Ticket, message: str, *, timed_out: bool = False) -> None:
+        status = TicketStatus.TIMEOUT if timed_out else TicketStatus.FAILED
+        self._links.end(ticket, status, [Line(Category.ERROR, message)])
 
     def _finish(self, ticket: Ticket, task: Task) -> None:
         """End a ticket whose task has a result, unless another thread of this process is about to."""
@@ -200,9 +222,16 @@ class Linked:
 
     def _results(self, ticket: Ticket, task: Task) -> tuple[Stored, ...]:
         result = self._tasks.result(task.uid, _AS_SERVER)
-        contents = task.report.get("contents", ())
-        with self._sent(ticket) as sent, result.as_file() as path:
-            return store_results(self._tasks.blobs, ticket.id, sent, path, contents, self._labels(task))
+        contents, files = task.report.get("contents", ()), self._links.inputs(ticket)
+        workspace, blobs = self._workspace(files), self._tasks.blobs
+        with result.as_file() as path:
+            made = store_results(blobs, ticket.id, workspace, path, contents, self._labels(task))
+        return (*made, *shared_images(workspace, files))
+
+    def _workspace(self, files: Iterable[TicketFile]) -> Workspace:
+        keys = {file.name: file.blob for file in files}
+        with self._tasks.blobs.as_file(keys[workspace_name(keys)]) as path:
+            return read_sent_workspace(path, keys)
 
     def _labels(self, task: Task) -> Mapping[int, LabelName]:
         try:
@@ -221,6 +250,15 @@ class Linked:
             if alone:
                 with self._lock:
                     self._storing.discard(ticket.id)
+
+
+def _apart(ticket: Ticket, do: Callable[[Ticket], object]) -> None:
+    try:
+        do(ticket)
+    except StoreUnavailable:
+        raise  # so it would be with the others
+    except Exception:
+        log.exception("ticket not brought up to date", extra={"ticket": ticket.id})
 
 
 def _require_steering(ticket: Ticket, caller: Caller) -> None:

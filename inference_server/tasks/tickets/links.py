@@ -126,6 +126,9 @@ class Links:
 
 
 def _part(task: Task) -> float:
+    """Return how far a task is; one that has finished is, also while its results are being stored."""
+    if task.status is Status.FINISHED:
+        return 1.0
     return min(max(task.progress, 0.0), 1.0) if task.status is Status.RUNNING else 0.0
 
 

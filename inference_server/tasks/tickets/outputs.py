@@ -1,10 +1,13 @@
-"""The results of a ticket: its workspace with the segmentations that a model made, and all images beside it."""
+"""The results of a ticket: its workspace with the segmentations that a model made, and all images beside it.
+
+The images are those that the ticket came with, under the same keys: no voxel is copied.
+"""
 
 from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +20,9 @@ from inference_server.imaging.workspace.workspace import ENDING
 from inference_server.models.bundle import default_color
 from inference_server.models.manifest import LabelName
 from inference_server.tasks.blobs import Blobs
-from inference_server.tasks.blobs.local import disk_errors
+from inference_server.tasks.blobs.staging import disk_errors
 from inference_server.tasks.result_zip import names_of, open_result
-from inference_server.tasks.tickets.inputs import Sent
+from inference_server.tasks.tickets.record import TicketFile
 
 LABELS = "labels"
 _ENDING = ".nii.gz"
@@ -29,24 +32,33 @@ Labels = Mapping[int, LabelName]
 
 @dataclass(frozen=True)
 class Stored:
-    """A file of the results that is stored already: its bare name, its blob, its size."""
+    """A file of the results that is stored already: its bare name, its blob, its size.
+
+    `shared` tells whether it is also one that the ticket came with.
+    """
 
     name: str
     key: str
     size_bytes: int
+    shared: bool = False
 
 
 def store_results(
-    blobs: Blobs, ticket_id: int, sent: Sent, result: Path, contents: Sequence[Mapping[str, Any]], labels: Labels
+    blobs: Blobs,
+    ticket_id: int,
+    workspace: Workspace,
+    result: Path,
+    contents: Sequence[Mapping[str, Any]],
+    labels: Labels,
 ) -> tuple[Stored, ...]:
-    """Store the workspace with its segmentations added, and all files of its layers.
+    """Store the segmentations, and the workspace with them added.
 
     If anything is raised, nothing stays behind.
 
     Args:
         blobs: where they are stored.
         ticket_id: names the workspace.
-        sent: what the ticket came with.
+        workspace: what the ticket came with.
         result: the zip of the task's result.
         contents: what its members are, as its report says.
         labels: of the model, for their colours.
@@ -57,7 +69,7 @@ def store_results(
     """
     stored: list[Stored] = []
     with _all_or_nothing(blobs, stored), open_result(result) as archive:
-        taken = {layer.file_name.casefold() for layer in sent.workspace.layers}
+        taken = {layer.file_name.casefold() for layer in workspace.layers}
         made = []
         for said in contents:
             if said["kind"] != LABELS:
@@ -66,17 +78,21 @@ def store_results(
             with archive.open(said["member"]) as member:
                 stored.append(_stored(blobs, name, member))
             made.append(SegmentationFile(said["name"], name, _labels(archive, said["member"], labels)))
-        for name in dict.fromkeys(layer.file_name for layer in sent.workspace.layers):
-            with sent.files[name].open("rb") as file:
-                stored.append(_stored(blobs, name, file))
-        stored.append(_workspace(blobs, ticket_id, with_segmentations(sent.workspace, made)))
+        stored.append(_workspace(blobs, ticket_id, with_segmentations(workspace, made)))
     return tuple(stored)
 
 
+def shared_images(workspace: Workspace, files: Iterable[TicketFile]) -> tuple[Stored, ...]:
+    """Return the images of a ticket's layers, among the files that it came with, as results."""
+    names = {layer.file_name for layer in workspace.layers}
+    return tuple(Stored(file.name, file.blob, file.size_bytes, shared=True) for file in files if file.name in names)
+
+
 def drop_results(blobs: Blobs, stored: Sequence[Stored]) -> None:
-    """Remove results that will not be used."""
+    """Remove results that will not be used; the ticket keeps what it came with."""
     for one in stored:
-        blobs.delete(one.key)
+        if not one.shared:
+            blobs.delete(one.key)
 
 
 @contextmanager

@@ -178,14 +178,18 @@ def queue_position(connection: Connection, ticket: Ticket) -> int:
 
 
 def clear(connection: Connection, ticket_id: int, area: Area | None = None) -> list[str]:
-    """Remove the files of an area, or all that a ticket has; return the blobs, which the caller removes afterwards."""
+    """Remove the files of an area, or all that a ticket has; return the blobs, which the caller removes afterwards.
+
+    A file that stays in the other area keeps its blob.
+    """
     of_ticket = files.c.ticket == ticket_id
     if area is not None:
-        gone = delete(files).where(of_ticket, files.c.area == area.value).returning(files.c.blob)
-        return list(connection.scalars(gone))
-    blobs = list(connection.scalars(delete(files).where(of_ticket).returning(files.c.blob)))
+        of_area = delete(files).where(of_ticket, files.c.area == area.value)
+        gone = set(connection.scalars(of_area.returning(files.c.blob)))
+        return list(gone.difference(connection.scalars(select(files.c.blob).where(of_ticket))))
+    blobs = set(connection.scalars(delete(files).where(of_ticket).returning(files.c.blob)))
     attached = delete(attachments).where(attachments.c.ticket == ticket_id).returning(attachments.c.blob)
-    blobs += connection.scalars(attached)
+    blobs.update(connection.scalars(attached))
     for table in (log, chunks):
         connection.execute(delete(table).where(table.c.ticket == ticket_id))
-    return blobs
+    return list(blobs)

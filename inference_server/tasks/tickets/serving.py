@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from inference_server.errors import BadRequest, Conflict, Forbidden, UnknownTask
+from inference_server.errors import BadRequest, Conflict, UnknownTask
 from inference_server.tasks.caller import Caller
 from inference_server.tasks.tickets import rows
 from inference_server.tasks.tickets.providers import Providers
@@ -80,7 +80,7 @@ class Serving:
             caller: who claims.
 
         Raises:
-            Forbidden: the caller may not serve one of them for the provider.
+            BadRequest: the caller may not serve one of them for the provider.
         """
         self._refuse_foreign(services, caller, provider)
         at = self._tickets.clock()
@@ -98,7 +98,7 @@ class Serving:
         """Return hash, name and number of ready tickets of those services that have some, the oldest ticket first.
 
         Raises:
-            Forbidden: the caller may not serve one of them.
+            BadRequest: the caller may not serve one of them.
         """
         self._refuse_foreign(services, caller)
         count = func.count().label("waiting")
@@ -252,8 +252,9 @@ class Serving:
         }
         if not services or not set(services) <= mine:
             named = "a provider" if provider is None else f"the provider '{provider[:64]}'"
-            raise Forbidden(
-                f"You do not serve all of these services for {named}. The operator of the server says who does."
+            raise BadRequest(
+                f"You do not serve all of these services for {named}. The operator of the server says who does.",
+                field="services",
             )
 
 

@@ -110,6 +110,14 @@ class Sessions:
             row = connection.execute(_FIND, values).one_or_none()
         return to_token(row) if row is not None else None
 
+    def end(self, text: str) -> None:
+        """End a session; what is none is passed over."""
+        if (shape := _SESSION.fullmatch(text)) is None:
+            return
+        mine = (sessions.c.id == shape[1], sessions.c.digest == _digest(shape[2]))
+        with self._database.writing() as connection:
+            connection.execute(delete(sessions).where(*mine))
+
     def forget_old(self) -> None:
         """Remove what is no longer good."""
         at = self._clock()

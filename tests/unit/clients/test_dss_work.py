@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from nifti_files import affine, nifti, packed
 
-from inference_server.clients.dss.bridge.work import result_workspace, work_of
+from inference_server.clients.dss.bridge.work import result_workspace, work_of, write_case
 from inference_server.errors import BadRequest
 from inference_server.imaging.nifti import read_header
 from inference_server.imaging.workspace import (
@@ -67,6 +69,26 @@ def test_landmarks_are_points_in_patient_coordinates(tmp_path: Path) -> None:
     model = {"channels": TWO["channels"][:1], "points": [{"name": "seed"}, {"name": "other"}]}
     [point] = work_of(files, model).points["seed"]
     np.testing.assert_allclose(point, mark.in_patient(grid))
+
+
+def test_where_the_main_image_is_another_the_case_is_a_zip_that_says_so_the_same_every_time(tmp_path: Path) -> None:
+    files = ticket(tmp_path / "in", layer("a", Role.MAIN), layer("b", Role.OVERLAY, "T1"))
+    model = {"channels": TWO["channels"][:1], "points": []}
+    work = work_of(files, model)
+    assert work.grid == read_header(tmp_path / "in" / "a.nii.gz").raw
+    marked = replace(work, points={"seed": ((1.0, 2.0, 3.0),)})
+    for name in ("one.zip", "two.zip"):
+        write_case(marked, tmp_path / name)
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.zip") as case:
+        assert {member.date_time[0] for member in case.infolist()} == {1980}
+        assert {name: case.read(name) for name in case.namelist()} == {
+            "tmp_0000.nii.gz": (tmp_path / "in" / "b.nii.gz").read_bytes(),
+            "points.json": b'{"seed": [[1.0, 2.0, 3.0]]}',
+            "grid.hdr": work.grid,
+        }
+    plain = ticket(tmp_path / "plain", layer("a", Role.MAIN, "T1"), layer("b", Role.OVERLAY))
+    assert work_of(plain, model).grid is None
 
 
 @pytest.mark.parametrize(

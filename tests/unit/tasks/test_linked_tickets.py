@@ -15,6 +15,7 @@ import pytest
 from door_support import ONE
 from nifti_files import GEOMETRY_BYTES, oblique
 from records import HOLDER
+from sqlalchemy import update
 from tickets import ANNA, ARRAY, WORKSPACE, Site, labels_like, layer, main, picture, uploaded
 
 from inference_server.errors import (
@@ -23,7 +24,9 @@ from inference_server.errors import (
     Forbidden,
     InferenceServerError,
     OverQuota,
+    QueueTimedOut,
     StorageFull,
+    StoreUnavailable,
     UnknownModel,
     UnknownTask,
 )
@@ -33,8 +36,11 @@ from inference_server.models.case import Result
 from inference_server.models.manifest import Channel, LabelName, Manifest, NamedInput
 from inference_server.tasks.caller import Caller, Scope
 from inference_server.tasks.record import Problem, Status
+from inference_server.tasks.schema import tasks
 from inference_server.tasks.store import TaskFilter
-from inference_server.tasks.tickets.record import Ticket, TicketStatus
+from inference_server.tasks.tickets import rows
+from inference_server.tasks.tickets.links import Links
+from inference_server.tasks.tickets.record import Area, Ticket, TicketStatus
 
 TWO = Manifest(id="two", channels=(Channel(name="T1"), Channel(name="FLAIR"), Channel(name="T2", required=False)))
 SEEDED = Manifest(
@@ -79,7 +85,27 @@ def test_layers_become_channels_by_their_tags(site: Site) -> None:
     images = {"layer_000.nii.gz": picture(2), "a.nii.gz": picture(2, ARRAY + 1)}
     ticket = site.ready(site.sent(uploaded(workspace, **images), "two"))
     with case_of(site, ticket) as case:
-        assert [case.read(name) for name in case.namelist()] == [images["a.nii.gz"], images["layer_000.nii.gz"]]
+        assert [case.read(f"tmp_000{number}.nii.gz") for number in (0, 1)] == [*images.values()][::-1]
+
+
+def grid_in(site: Site, ticket: Ticket) -> bytes | None:
+    with case_of(site, ticket) as case:
+        return case.read("grid.hdr") if "grid.hdr" in case.namelist() else None
+
+
+def test_labels_are_wanted_on_the_grid_of_the_main_image(site: Site) -> None:
+    other = picture(1, np.zeros((9, 8, 7), np.int16))
+    layers = {"the model's first": ("T1", "FLAIR"), "another": ("FLAIR", "T1")}
+    found = {}
+    for which, (first, second) in layers.items():
+        workspace = Workspace((main(first), layer("a.nii.gz", second)))
+        files = uploaded(workspace, **{"layer_000.nii.gz": picture(2), "a.nii.gz": picture(3)})
+        found[which] = grid_in(site, site.ready(site.sent(files, "two")))
+    assert found == {"the model's first": None, "another": gzip.decompress(picture(2))[:348]}
+    files = uploaded(Workspace((main("T1"), layer("b.nii.gz"))), **{"layer_000.nii.gz": picture(2), "b.nii.gz": other})
+    assert grid_in(site, site.ready(site.sent(files))) is None
+    tagged = uploaded(Workspace((main(), layer("b.nii.gz", ONE.channels[0].name))), **{"layer_000.nii.gz": other})
+    assert grid_in(site, site.ready(site.sent(tagged))) == gzip.decompress(other)[:348]
 
 
 def test_landmarks_become_points_in_the_patient(site: Site) -> None:
@@ -245,10 +271,84 @@ def test_a_finished_ticket_has_its_results_once_however_many_look(site: Site, tm
     before = len(site.blob_files())
     site.linked.refreshed(ticket)
     after, lines = len(site.blob_files()), site.lines(ticket)
-    assert after == before + 3
+    assert after == before + 2  # labels and workspace; the image is the one that came
     site.another().refreshed(ticket)  # from the same, older record
     site.another().sweep()
     assert (len(site.blob_files()), site.lines(ticket)) == (after, lines)
+
+
+def test_a_finished_ticket_keeps_its_images_until_it_is_deleted_and_then_leaves_no_byte(
+    site: Site, tmp_path: Path
+) -> None:
+    ticket = running(site)
+    site.finish_with(site.claim(), Result((labels_like(picture(), tmp_path),)))
+    ticket = site.linked.refreshed(ticket)
+    shared = {file.blob for file in site.tickets.files(ticket.id, Area.INPUT, ANNA)}
+    assert len(shared & {file.blob for file in site.tickets.files(ticket.id, Area.RESULTS, ANNA)}) == 1
+    site.linked.dropped(site.tickets.delete(ticket.id, ANNA), ANNA)
+    assert site.blob_files() == []
+
+
+def test_results_that_go_leave_the_images_that_the_ticket_came_with(site: Site, tmp_path: Path) -> None:
+    ticket = running(site)
+    site.finish_with(site.claim(), Result((labels_like(picture(), tmp_path),)))
+    site.linked.refreshed(ticket)
+    with site.database.writing() as connection:
+        gone = rows.clear(connection, ticket.id, Area.RESULTS)
+    kept = {file.blob for file in site.tickets.files(ticket.id, Area.INPUT, ANNA)}
+    assert (len(gone), kept & set(gone)) == (2, set())
+
+
+def test_results_that_come_too_late_leave_the_images_that_the_ticket_came_with(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = running(site)
+    site.finish_with(site.claim(), Result((labels_like(picture(), tmp_path),)))
+    before = site.blob_files()
+    with monkeypatch.context() as patched:
+        patched.setattr(Links, "end", lambda *_: False)
+        site.linked.refreshed(ticket)
+    assert site.blob_files() == before
+    assert site.linked.refreshed(ticket).status is TicketStatus.SUCCESS
+
+
+def test_a_ticket_that_cannot_be_brought_up_to_date_keeps_no_other_from_it(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = running(site), running(site)
+    for _ in range(2):
+        site.finish_with(site.claim(), Result((labels_like(picture(), tmp_path),)))
+    deleted = running(site)
+    site.tickets.delete(deleted.id, ANNA)
+    another = site.another()
+    refreshed = another.refreshed
+
+    def broken(ticket: Ticket) -> Ticket:
+        if ticket.id == first.id:
+            raise KeyError("contents")
+        return refreshed(ticket)
+
+    monkeypatch.setattr(another, "refreshed", broken)
+    another.sweep()
+    assert [record.ticket for record in caplog.records if record.exc_info] == [first.id]  # type: ignore[attr-defined]
+    assert [site.now(ticket).status for ticket in (first, second)] == [TicketStatus.READY, TicketStatus.SUCCESS]
+    assert site.now(deleted).task_uid is None
+    away = site.another()
+    monkeypatch.setattr(away, "refreshed", lambda _: (_ for _ in ()).throw(StoreUnavailable()))
+    with pytest.raises(StoreUnavailable):
+        away.sweep()
+
+
+def test_a_ticket_that_waited_too_long_has_timed_out_and_can_be_tried_again(site: Site) -> None:
+    ticket = running(site)
+    with site.database.writing() as connection:
+        connection.execute(update(tasks).values(queued_at=tasks.c.queued_at - 1000))
+    assert site.claims.queue_timed_out(500) == [ticket.task_uid]
+    late = site.linked.refreshed(ticket)
+    assert (late.status, late.outcome) == (TicketStatus.TIMEOUT, TicketStatus.TIMEOUT)
+    assert site.lines(ticket)[-1] == f"error: {QueueTimedOut().message}"
+    again = site.linked.restart(late, ANNA)
+    assert (again.status, again.task_uid) == (TicketStatus.READY, ticket.task_uid)
 
 
 def test_housekeeping_brings_tickets_up_to_date_that_nobody_looks_at(site: Site, tmp_path: Path) -> None:
@@ -314,7 +414,10 @@ def test_a_model_that_changed_since_is_another_service(site: Site) -> None:
 
 def test_results_wait_for_room_on_the_disk(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticket = running(site)
-    site.finish_with(site.claim(), Result((labels_like(picture(), tmp_path),)))
+    claim = site.claim()
+    assert site.claims.renew(claim, 15.0, progress=0.5)
+    ticket = site.linked.refreshed(ticket)
+    site.finish_with(claim, Result((labels_like(picture(), tmp_path),)))
     before = site.blob_files()
 
     def full(_: Path) -> str:
@@ -322,7 +425,8 @@ def test_results_wait_for_room_on_the_disk(site: Site, tmp_path: Path, monkeypat
 
     with monkeypatch.context() as patched:
         patched.setattr(site.blobs, "put", full)
-        assert site.linked.refreshed(ticket).status is TicketStatus.READY
+        assert site.linked.refreshed(ticket).status is TicketStatus.CLAIMED
+    assert site.tickets.detail(ticket.id, ANNA).progress == 1.0
     assert site.blob_files() == before
     assert site.linked.refreshed(ticket).status is TicketStatus.SUCCESS
 

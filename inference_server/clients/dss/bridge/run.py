@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from inference_server.clients.dss.bridge.journal import Entry, Journal
 from inference_server.clients.dss.bridge.patience import Patience
-from inference_server.clients.dss.bridge.work import CLASSES, result_workspace, work_of
+from inference_server.clients.dss.bridge.work import CLASSES, Work, result_workspace, work_of, write_case
 from inference_server.clients.dss.errors import GONE, DSSRefused
 from inference_server.clients.dss.provider import Category, Provider
 from inference_server.clients.dss.records import CLAIMED
@@ -73,20 +73,24 @@ class TicketRun:
     def _submitted(self) -> str:
         """Return the UID of the ticket's task, made if there is none yet."""
         if self._entry.uid is None:
-            work = work_of(self._files(), self._model())
-            parameters = {**self._desk.parameters, **work.parameters}
-            task = self._lasting(
-                lambda: self._desk.client.submit(
-                    self._desk.model,
-                    work.images,
-                    parameters=parameters,
-                    points=work.points,
-                    idempotency_key=self._entry.key,
-                )
-            )
+            task = self._submit(work_of(self._files(), self._model()))
             self._write(replace(self._entry, uid=task.uid))
             _log.info("submitted", extra={"ticket": self._entry.ticket, "task": task.uid})
         return str(self._entry.uid)
+
+    def _submit(self, work: Work) -> RemoteTask:
+        """Submit the images; where labels are wanted on another grid than theirs, in a zip that says so."""
+        images, points = work.images, work.points
+        if work.grid is not None:
+            case = self._desk.journal.folder(self._entry.ticket) / "case.zip"
+            write_case(work, case)
+            images, points = (case,), {}
+        desk, parameters = self._desk, {**self._desk.parameters, **work.parameters}
+        return self._lasting(
+            lambda: desk.client.submit(
+                desk.model, images, parameters=parameters, points=points, idempotency_key=self._entry.key
+            )
+        )
 
     def _watched(self, uid: str) -> RemoteTask:
         """Return the task when it has ended; until then its progress and events go to the ticket."""

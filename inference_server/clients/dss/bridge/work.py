@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 from inference_server.errors import BadRequest
 from inference_server.imaging.nifti import read_header
-from inference_server.imaging.volume import Vector
+from inference_server.imaging.volume import Geometry, Vector
 from inference_server.imaging.workspace import Layer, SnapLabel, Workspace, read_workspace, write_workspace
 from inference_server.imaging.workspace.services import (
     SegmentationFile,
@@ -26,15 +28,20 @@ from inference_server.imaging.workspace.services import (
 LABELS = ".nii.gz"
 CLASSES = "classifications.csv"
 _RED = (255, 0, 0)
+_STEP_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a task is submitted with: images in the order of the model's channels, points (LPS, mm) and parameters."""
+    """What a task is submitted with: images in the order of the model's channels, points (LPS, mm) and parameters.
+
+    `grid` is the header of the main image, on whose grid labels are wanted, where it is not the first of the images.
+    """
 
     images: tuple[Path, ...]
     points: Mapping[str, Sequence[Vector]]
     parameters: Mapping[str, str]
+    grid: bytes | None = None
 
 
 def work_of(files: Sequence[Path], model: Mapping[str, Any]) -> Work:
@@ -56,7 +63,28 @@ def work_of(files: Sequence[Path], model: Mapping[str, Any]) -> Work:
         raise BadRequest("An image that may be left out is missing, and a later one is there; please send both.")
     images = tuple(_file_of(layer, files) for layer in layers.values())
     known = [each["name"] for each in model.get("parameters", ())]
-    return Work(images, _points(workspace, files, model.get("points", ())), parameters_of(workspace, known))
+    main = _file_of(main_of(workspace), files)
+    header = read_header(main)
+    points = _points(workspace, header.geometry, model.get("points", ()))
+    return Work(images, points, parameters_of(workspace, known), None if main == images[0] else header.raw)
+
+
+def write_case(work: Work, target: Path) -> None:
+    """Write a case as the one zip that holds all of it, to be submitted in the place of its images.
+
+    The zip of the same case is always the same, byte for byte: a submission may have to be repeated.
+    """
+    points = {name: [list(point) for point in found] for name, found in work.points.items()}
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for number, image in enumerate(work.images):
+            member = zipfile.ZipInfo(f"tmp_{number:04d}{_ending(image)}")
+            member.file_size = image.stat().st_size
+            with image.open("rb") as source, archive.open(member, "w") as packed:
+                shutil.copyfileobj(source, packed, _STEP_BYTES)
+        if points:
+            archive.writestr(zipfile.ZipInfo("points.json"), json.dumps(points))
+        if work.grid is not None:
+            archive.writestr(zipfile.ZipInfo("grid.hdr"), work.grid)
 
 
 def workspace_of(files: Sequence[Path]) -> Path:
@@ -99,13 +127,12 @@ def _file_of(layer: Layer, files: Sequence[Path]) -> Path:
     raise BadRequest("The file of a layer that the model needs did not come with the ticket.")
 
 
-def _points(
-    workspace: Workspace, files: Sequence[Path], wanted: Sequence[Mapping[str, Any]]
-) -> dict[str, tuple[Vector, ...]]:
-    if not wanted:
-        return {}
+def _ending(image: Path) -> str:
+    return LABELS if image.name.endswith(".gz") else image.suffix
+
+
+def _points(workspace: Workspace, grid: Geometry, wanted: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Vector, ...]]:
     tags = {tag_of(each["name"]): each["name"] for each in wanted}
-    grid = read_header(_file_of(main_of(workspace), files)).geometry
     return {tags[tag]: points for tag, points in landmarks_by_tag(workspace, tags, grid).items()}
 
 
