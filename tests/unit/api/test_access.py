@@ -62,6 +62,7 @@ DECISIONS: dict[str, set[str]] = {
     "GET /api/token": ANY,
     "POST /api/login": OPEN,
     "GET /api/login": ANY,
+    "GET /logout": OPEN,
     "GET /api/services": ANY,
     "GET /api/services/<githash>/detail": ANY,
     "GET /api/services/<githash>/stats": ANY,
