@@ -41,7 +41,9 @@ class Settings(BaseSettings):
     )
 
     # Several hosts
-    s3_endpoint: str | None = Field(None, description="URL of the object store; default: that of AWS")
+    s3_endpoint: str | None = Field(
+        None, pattern=r"^https?://[^/]", description="URL of the object store; default: that of AWS"
+    )
     s3_region: str | None = Field(None, description="its region, where it has some; default: AWS_REGION or us-east-1")
     s3_key_id: str | None = Field(
         None, description="access key for the bucket; default: AWS_ACCESS_KEY_ID, or the machine's own role"
