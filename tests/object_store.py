@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from free_ports import await_port, free_ports
 
+from inference_server.stack.certificates import Pair, make_pair
+
 KEY_ID, SECRET = "tester", "secret-of-the-tester"
 
 
@@ -23,10 +25,11 @@ class ObjectStore:
     host: str
     port: int
     process: subprocess.Popen[bytes]
+    authority: Path | None
 
     @property
     def endpoint(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self.authority else 'http'}://{self.host}:{self.port}"
 
     def settings(self, bucket: str, prefix: str = "") -> dict[str, Any]:
         """Return the settings for blobs in a bucket."""
@@ -36,32 +39,42 @@ class ObjectStore:
             "s3_region": "us-east-1",
             "s3_key_id": KEY_ID,
             "s3_secret": SECRET,
+            "s3_ca": self.authority,
         }
 
     def make_bucket(self, name: str) -> None:
         import requests
 
-        requests.put(f"{self.endpoint}/{name}", timeout=30).raise_for_status()
+        with requests.Session() as session:
+            session.trust_env = False
+            session.put(f"{self.endpoint}/{name}", verify=str(self.authority), timeout=30).raise_for_status()
 
 
 @contextmanager
-def object_store(folder: Path, *, host: str = "127.0.0.1", inside: tuple[str, ...] = ()) -> Iterator[ObjectStore]:
+def object_store(
+    folder: Path, *, host: str = "127.0.0.1", tls: bool = False, inside: tuple[str, ...] = ()
+) -> Iterator[ObjectStore]:
     """Run a server.
 
     Args:
-        folder: for its log.
+        folder: for its log and its certificate.
         host: the address it listens on.
+        tls: whether it speaks HTTPS, with a certificate that only `authority` vouches for.
         inside: a command that runs the server elsewhere, such as in a network namespace.
     """
     pytest.importorskip("moto", reason="there is no S3 server here: the package moto is not installed")
     (port,) = free_ports(1)
+    pair = Pair(folder / "s3-certificate.pem", folder / "s3-key.pem")
     command = [*inside, sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
+    if tls:
+        make_pair(pair, [host])
+        command += ["-c", str(pair.certificate), "-k", str(pair.key)]
     with (folder / "object-store.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         if not inside:
             await_port(port, host=host, dead=lambda: process.poll() is not None)
-        yield ObjectStore(host, port, process)
+        yield ObjectStore(host, port, process, pair.certificate if tls else None)
     finally:
         process.kill()
         process.wait()

@@ -35,7 +35,8 @@ def send_stored(file: BinaryIO, *, key: str, name: str | None, mime_type: str) -
     answer.content_length = size_bytes
     answer.headers["Cache-Control"] = "no-store"
     try:
-        return answer.make_conditional(request.environ, accept_ranges=True, complete_length=size_bytes)
+        answer.make_conditional(request.environ, accept_ranges=True, complete_length=size_bytes)
     except RequestedRangeNotSatisfiable:
         file.close()
         raise
+    return answer

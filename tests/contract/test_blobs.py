@@ -6,24 +6,48 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import obstore
 import pytest
+from object_store import ObjectStore, object_store
 
 from inference_server.errors import ResultGone, SettingsError, StorageFull, StoreUnavailable
-from inference_server.settings import Settings
-from inference_server.tasks.blobs import Blobs, LocalBlobs, open_blobs, staging
+from inference_server.settings import MIB, Settings, load_settings
+from inference_server.tasks.blobs import Blobs, LocalBlobs, open_blobs, s3, staging
 from inference_server.tasks.blobs.memory import MemoryBlobs
+from inference_server.tasks.blobs.s3_store import open_store
 from inference_server.tasks.blobs.staging import disk_errors
 
+BUCKET = "cases"
 
-@pytest.fixture(params=["local", "memory"])
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with object_store(tmp_path_factory.mktemp("object-store"), tls=True) as server:
+        server.make_bucket(BUCKET)
+        yield server
+
+
+@pytest.fixture
+def in_bucket(tmp_path: Path, server: ObjectStore) -> Settings:
+    """Settings for blobs in a folder of the bucket that nobody else uses."""
+    return Settings(data_dir=tmp_path / "data", **server.settings(BUCKET, f"of/{tmp_path.name}"))
+
+
+@pytest.fixture
+def remote(in_bucket: Settings) -> Blobs:
+    return open_blobs(in_bucket)
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
     (tmp_path / "scratch").mkdir()
     kinds: dict[str, Callable[[], Blobs]] = {
         "local": lambda: LocalBlobs(tmp_path / "blobs"),
         "memory": lambda: MemoryBlobs(tmp_path / "scratch"),
+        "s3": lambda: request.getfixturevalue("remote"),
     }
     return kinds[request.param]()
 
@@ -237,3 +261,86 @@ def test_staging_keeps_no_file_open_afterwards(tmp_path: Path) -> None:
         _put(blobs, b"x")
         blobs.discard(blobs.stage())
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_large_blob_goes_in_parts_and_comes_from_any_place_in_it(
+    remote: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "PART_BYTES", 5 * MIB)  # the smallest part that there is
+    monkeypatch.setattr(s3, "BLOCK_BYTES", MIB)
+    content = os.urandom(7 * MIB + 3)
+    key = _put(remote, content)
+    with remote.open(key) as blob:
+        assert blob.read(2 * MIB) == content[: 2 * MIB]
+        assert blob.seek(-5, os.SEEK_END) == len(content) - 5
+        assert blob.read() == content[-5:]
+        assert blob.seek(6 * MIB) == blob.tell()
+        assert blob.read() == content[6 * MIB :]
+        assert blob.read() == b""
+    with remote.as_file(key) as path:
+        assert path.read_bytes() == content
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert not path.exists()
+
+
+def test_a_large_remote_blob_that_is_deleted_while_it_is_read_is_gone(
+    remote: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "BLOCK_BYTES", 1000)
+    key = _put(remote, b"x" * 3000)
+    with remote.open(key) as blob:
+        assert blob.read(1000) == b"x" * 1000
+        remote.delete(key)
+        with pytest.raises(ResultGone):
+            blob.read(2000)
+
+
+def test_what_others_keep_in_the_bucket_is_left_alone(remote: Blobs, in_bucket: Settings) -> None:
+    bucket = open_store(in_bucket)
+    obstore.put(bucket, "notes.txt", b"of the operator")
+    obstore.put(bucket, f"deeper/{'0' * 32}", b"of another program")
+    key = _put(remote, b"x")
+    assert remote.older_than(-10.0) == [key]
+
+
+def test_an_object_store_that_is_away_or_not_ours_is_one_that_cannot_be_used(
+    in_bucket: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = {"s3_endpoint": "https://127.0.0.1:1"}
+    for wrong in (nowhere, {"s3_ca": None}, {"blobs_url": "s3://no-such-bucket"}):
+        blobs = open_blobs(in_bucket.model_copy(update=wrong))
+        with pytest.raises(StoreUnavailable):
+            _put(blobs, b"x")
+        with pytest.raises(StoreUnavailable):
+            blobs.older_than(60.0)
+    assert {record.getMessage() for record in caplog.records} == {"object store cannot be used"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"blobs_url": "s3://"}, "INFERENCE_SERVER_BLOBS_URL"),
+        ({"s3_ca": Path("/no/such/file.pem")}, "INFERENCE_SERVER_S3_CA"),
+        ({"s3_ca": Path(__file__)}, "INFERENCE_SERVER_S3_"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(wrong: dict[str, object], named: str, in_bucket: Settings) -> None:
+    with pytest.raises(SettingsError, match=named):
+        open_blobs(in_bucket.model_copy(update=wrong))
+
+
+def test_a_machine_removes_what_its_own_ended_processes_were_writing(
+    in_bucket: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "LOCKING_S", -1.0)
+    folder = in_bucket.data_dir / "staging"
+    folder.mkdir(parents=True)
+    left = folder / ("0" * 32)
+    left.write_bytes(b"half a case")
+    staged = open_blobs(in_bucket).stage()
+    assert list(folder.iterdir()) == [staged]
+
+
+def test_an_endpoint_is_a_url() -> None:
+    with pytest.raises(SettingsError, match="INFERENCE_SERVER_S3_ENDPOINT"):
+        load_settings({"s3_endpoint": "minio:9000"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from inference_server.tasks.blobs.s3_store import absence, object_errors, open_s
 from inference_server.tasks.blobs.staging import KEY, Staging, disk_errors
 
 if TYPE_CHECKING:
+    from obstore import Bytes
     from obstore.store import S3Store
 
 PART_BYTES = 8 * MIB
@@ -24,8 +24,6 @@ PARTS = 4
 """Sent at the same time, and so held in memory."""
 BLOCK_BYTES = 4 * MIB
 """Asked for at a time, and held in memory, for whoever reads a blob. No request lasts as long as a slow reader does."""
-COPY_BYTES = 16 * MIB
-"""The same for a blob that is wanted as a file."""
 SWEEP_S = 60.0
 
 
@@ -84,8 +82,9 @@ class S3Blobs:
         self._sweep()
         path = self._staging.stage()
         try:
-            with disk_errors(), _Object(self._store, _checked(key)) as source, path.open("wb") as target:
-                shutil.copyfileobj(source, target, COPY_BYTES)
+            with disk_errors(), path.open("wb") as target:
+                for piece in self._pieces(_checked(key)):
+                    target.write(piece)
             yield path
         finally:
             self._staging.discard(path)
@@ -122,6 +121,12 @@ class S3Blobs:
         """Return the free space for staged files; a bucket has no limit."""
         return self._staging.free_bytes()
 
+    def _pieces(self, key: str) -> Iterator[Bytes]:
+        import obstore
+
+        with object_errors(), absence():
+            yield from obstore.get(self._store, key).stream(min_chunk_size=BLOCK_BYTES)
+
     def _sweep(self) -> None:
         """Remove what ended processes of this machine have left: housekeeping may run on another one."""
         if time.monotonic() - self._swept_at >= SWEEP_S:
@@ -155,6 +160,9 @@ class _Object(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence])
         return self._at
+
+    def readall(self) -> bytes:
+        return self.read(max(0, self.size - self._at)) or b""
 
     def readinto(self, buffer: Any) -> int:
         import obstore

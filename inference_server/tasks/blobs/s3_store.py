@@ -21,7 +21,7 @@ PREFIX = "s3://"
 CONNECT_LIMIT_S = 3.0
 READ_LIMIT_S = 20.0
 """Longest silence of the object store."""
-REQUEST_LIMIT_S = 300.0
+REQUEST_LIMIT_S = 3600.0
 RETRIES = 3
 RETRY_LIMIT_S = 10.0
 
