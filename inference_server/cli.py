@@ -20,6 +20,7 @@ from inference_server.commands import (
     serve,
     tokens,
     tomaat,
+    workers,
 )
 from inference_server.errors import InferenceServerError
 
@@ -50,6 +51,7 @@ CLIENT = (
     client.retry,
     client.delete,
     client.tasks,
+    workers.workers,
     classify.classify,
 )
 COMMANDS: tuple[Callable[..., None], ...] = (*SERVER, *CLIENT)

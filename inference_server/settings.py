@@ -197,6 +197,16 @@ class Settings(BaseSettings):
     warm_memory_bytes: int = Field(
         0, ge=0, description="memory for the models that each worker child keeps loaded; 0: a quarter of the device's"
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="TCP port of a listener of housekeeping for /metrics, which asks for no token; none where not set",
+    )
+    metrics_host: str = Field("127.0.0.1", description="address of that listener")
+    traces_url: str | None = Field(
+        None, description="where to send traces by OTLP over HTTP, as http://collector:4318/v1/traces; needs `traces`"
+    )
     log_json: bool = Field(False, description="write logs as JSON lines")
     log_level: str = Field(
         "INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="lowest level that is logged"

@@ -77,12 +77,21 @@ class Access:
         settings: whether access is controlled at all, and the limit on failures.
         tokens: their records.
         opened: the dialects that take clients without a token.
+        refused: called for each token that was not valid.
     """
 
-    def __init__(self, settings: Settings, tokens: Tokens, opened: frozenset[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tokens: Tokens,
+        opened: frozenset[str],
+        *,
+        refused: Callable[[], None] = lambda: None,
+    ) -> None:
         self._no_auth = settings.no_auth
         self._tokens = tokens
         self._opened = opened
+        self._refused = refused
         self._limit = SignInLimit(settings.sign_in_limit)
 
     def admit(self, request: Request, *, dialect: str, presented: str | None, need: Need) -> Caller:
@@ -163,6 +172,7 @@ class Access:
             yield
         except NotAuthorised as refused:
             self._limit.note_failure(key)
+            self._refused()
             log.warning("sign-in refused", extra={"by": found.name if found else None, "reason": refused.message})
             raise
 

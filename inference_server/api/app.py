@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 from inference_server import __version__
-from inference_server.api import announcements, docs_page, dss, tomaat
+from inference_server.api import announcements, docs_page, dss, metrics, tomaat
 from inference_server.api.access import Access, need_of
 from inference_server.api.context import EXTENSION, Context, context
 from inference_server.api.doors import DOORS, door_at, error_answerer, opened_dialects
@@ -37,7 +37,9 @@ from inference_server.errors import InferenceServerError
 from inference_server.settings import Settings
 from inference_server.tasks.announcements import Announcements
 from inference_server.tasks.announcing import load_announcers
+from inference_server.tasks.metrics import Metrics
 from inference_server.tasks.service import Tasks, open_tasks
+from inference_server.tasks.tally import Tally
 from inference_server.tasks.tickets.sessions import Sessions, TokensAndSessions
 from inference_server.tasks.watch import Watcher
 
@@ -82,6 +84,7 @@ def create_app(settings: Settings, tasks: Tasks | None = None) -> OpenAPI:
     app.extensions[dss.EXTENSION] = dss.open_desk(settings, tasks)
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     _register_routes(app, settings)
+    app.after_request(_tally)
     return completed(app)
 
 
@@ -105,8 +108,10 @@ def _context(settings: Settings, tasks: Tasks) -> Context:
     health = Health(tasks, queue=settings.queue_names[0])
     database = tasks.store.database
     tokens = TokensAndSessions(database, Sessions(database, lifetime_s=settings.dss_session_s))
-    access = Access(settings, tokens, opened_dialects(settings.opened))
-    return Context(settings, tasks, waits, health, access, load_announcers(settings))
+    tally = Tally(database)
+    access = Access(settings, tokens, opened_dialects(settings.opened), refused=tally.sign_in_refused)
+    figures = Metrics(database, tasks.blobs, tasks.models, disk_low_bytes=settings.disk_low_bytes, before=tally.flush)
+    return Context(settings, tasks, waits, health, access, load_announcers(settings), figures, tally)
 
 
 def _register_routes(app: OpenAPI, settings: Settings) -> None:
@@ -117,6 +122,7 @@ def _register_routes(app: OpenAPI, settings: Settings) -> None:
             app.register_blueprint(door.blueprint)
     if settings.tomaat_root:
         app.register_blueprint(tomaat.root)
+    app.register_blueprint(metrics.blueprint)
     app.register_blueprint(docs_page.blueprint)
     app.register_api(health_blueprint(lambda: context().health))
 
@@ -165,9 +171,17 @@ def _answer_invalid(exc: ValidationError) -> Response:
 
 
 def _answer(refused: Refusal) -> Response:
+    g.refused = refused.error.code
     answer = error_answerer(request.path)(refused)
     present = request._get_current_object()  # type: ignore[attr-defined]
     answer.call_on_close(lambda: linger(present))
+    return answer
+
+
+def _tally(answer: Response) -> Response:
+    if (code := g.get("refused")) is not None:
+        door = door_at(request.path)
+        context().tally.refused(door.name if door else "none", code)
     return answer
 
 

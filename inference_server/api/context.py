@@ -11,7 +11,9 @@ from inference_server.api.health import Health
 from inference_server.api.waiting import Waits
 from inference_server.settings import Settings
 from inference_server.tasks.announcing import Announcers
+from inference_server.tasks.metrics import Metrics
 from inference_server.tasks.service import Tasks
+from inference_server.tasks.tally import Tally
 
 EXTENSION = "inference_server"
 
@@ -26,6 +28,8 @@ class Context:
     health: Health
     access: Access
     announcers: Announcers
+    metrics: Metrics
+    tally: Tally
 
 
 def context() -> Context:

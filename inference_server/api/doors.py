@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flask import Blueprint, Request, Response
 from flask_openapi3.blueprint import APIBlueprint
 
-from inference_server.api import announcements, dss, mim, native, tomaat
+from inference_server.api import announcements, dss, metrics, mim, native, tomaat
 from inference_server.api.problems import Refusal, problem_response
 from inference_server.api.sign_in import authorization
 from inference_server.errors import SettingsError
@@ -50,7 +50,7 @@ IMAGE_SOCKET = "image-socket"
 """The dialect that speaks no HTTP. Its clients may be admitted without a token, too."""
 
 DOORS = (
-    Door("native", native.blueprint),
+    Door("native", native.blueprint, root_paths=(metrics.PATH,)),
     Door("mim", mim.blueprint, mim.answer_error, openable=True),
     Door("tomaat", tomaat.blueprint, tomaat.answer_error, openable=True, root_paths=tomaat.ROOT_PATHS),
     Door("announcements", announcements.blueprint, announcements.answer_error, root_paths=announcements.PATHS),

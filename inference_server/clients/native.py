@@ -67,6 +67,21 @@ class RemoteTask:
         return self.status in ENDED
 
 
+@dataclass(frozen=True)
+class RemoteWorker:
+    """A worker as the server describes it. `raw` is the whole JSON record."""
+
+    name: str
+    state: str
+    device: str
+    models: tuple[str, ...]
+    tasks: tuple[str, ...]
+    memory_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    utilisation: float | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
 class Client:
     """A connection to one server. Use it as a context manager, or `close` it."""
 
@@ -227,6 +242,10 @@ class Client:
         """Return one model's manifest."""
         return dict(self._request("GET", f"/api/v1/models/{model}").json())
 
+    def workers(self) -> list[RemoteWorker]:
+        """Return what the workers do; this needs a token with the scope `operate`, where any is needed."""
+        return [_worker(record) for record in self._request("GET", "/api/v1/workers").json()["workers"]]
+
     def _next(self, uid: str, task: RemoteTask | None, wait_s: float) -> RemoteTask | None:
         """Return the task once it is another one than `task`, or what was known if the server is away."""
         try:
@@ -343,6 +362,19 @@ def _task(record: Mapping[str, Any]) -> RemoteTask:
         progress=record.get("progress") or 0.0,
         raw=record,
         **known,
+    )
+
+
+def _worker(record: Mapping[str, Any]) -> RemoteWorker:
+    sizes = {name: record.get(name) for name in ("memory_bytes", "memory_used_bytes", "utilisation")}
+    return RemoteWorker(
+        name=record["name"],
+        state=record["state"],
+        device=record["device"],
+        models=tuple(record["models"]),
+        tasks=tuple(record["tasks"]),
+        raw=record,
+        **sizes,
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 from inference_server.models.registry import Model
 from inference_server.models.runtimes.base import Runtime
+from inference_server.models.warmth import Warmth
 
 Key = tuple[str, str, str]
 
@@ -16,16 +17,20 @@ class WarmCache:
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
         self._runtimes: OrderedDict[Key, Runtime] = OrderedDict()
+        self._hits: Counter[str] = Counter()
+        self._loads: Counter[str] = Counter()
 
     def get(self, model: Model) -> Runtime | None:
         """Return a model's loaded runtime, which becomes the most recently used one."""
         runtime = self._runtimes.get(_key(model))
         if runtime is not None:
             self._runtimes.move_to_end(_key(model))
+            self._hits[model.id] += 1
         return runtime
 
     def put(self, model: Model, runtime: Runtime) -> bool:
         """Keep a runtime; returns whether others went for it: earlier ones of its model, or those over the budget."""
+        self._loads[model.id] += 1
         before = set(self._runtimes)
         for key in [key for key in self._runtimes if key[:2] == _key(model)[:2]]:
             del self._runtimes[key]
@@ -46,6 +51,11 @@ class WarmCache:
     def size_bytes(self) -> int:
         """Memory of all that is kept."""
         return sum(runtime.size_bytes for runtime in self._runtimes.values())
+
+    def warmth(self) -> Warmth:
+        """Return what is kept, and what was asked for so far."""
+        models = sorted(f"{model}:{version}" for model, version, _ in self._runtimes)
+        return Warmth(tuple(models), dict(self._hits), dict(self._loads))
 
     def clear(self) -> None:
         """Drop everything."""

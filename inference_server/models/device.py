@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import platform
 
 import torch
 
 from inference_server.errors import SettingsError
+from inference_server.models.device_id import device_id
 from inference_server.models.memory import host_memory_bytes
 
 
@@ -34,6 +36,12 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+
+
+def identify_device(device: torch.device) -> str:
+    """Return what tells a device from the others of its machine, also to processes that see others than this one."""
+    uuid = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+    return device_id(str(device), uuid=uuid, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def memory_bytes(device: torch.device) -> int:

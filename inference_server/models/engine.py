@@ -14,13 +14,14 @@ from inference_server.errors import PredictionError
 from inference_server.models.case import Case, Report, Result
 from inference_server.models.combine import RunningMean, combine_classes, majority
 from inference_server.models.course import Course
-from inference_server.models.device import describe_device, open_device
+from inference_server.models.device import describe_device, identify_device, open_device
 from inference_server.models.ensembles import averages_scores
 from inference_server.models.hooks import NO_HOOKS, Hooks
 from inference_server.models.predictor import Predictor
 from inference_server.models.registry import Model, Registry
 from inference_server.models.regrid import on_labels_grid
 from inference_server.models.runtimes.base import Runtime
+from inference_server.models.warmth import Warmth
 from inference_server.settings import Settings
 
 
@@ -46,6 +47,7 @@ class Engine:
     ) -> None:
         self.registry = registry
         self.device = device or torch.device("cpu")
+        self.device_id = identify_device(self.device)
         self._predictor = Predictor(self.device, cache_dir=cache_dir, budget_bytes=budget_bytes)
         if threads:
             torch.set_num_threads(threads)
@@ -83,6 +85,10 @@ class Engine:
         """
         loaded = [self._predictor.ready(member, Course(hooks)) for member in self._members(model) or [model]]
         return loaded[-1]
+
+    def warmth(self) -> Warmth:
+        """Return which models are loaded, and how often that was of use."""
+        return self._predictor.warmth()
 
     def _ask(self, model: Model, case: Case, course: Course) -> Result:
         runtime, prediction = self._predictor.predict(model, case, course)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inference_server.models.device import describe_device, memory_bytes, open_device
+from inference_server.models.device import describe_device, identify_device, memory_bytes, open_device
 from inference_server.models.memory import host_memory_bytes
 from inference_server.models.resources import Machine
 
@@ -16,4 +16,5 @@ def this_machine(device_name: str) -> Machine:
         SettingsError: there is no such device here.
     """
     device = open_device(device_name)
-    return Machine(describe_device(device), device.type, memory_bytes(device), host_memory_bytes())
+    sizes = memory_bytes(device), host_memory_bytes()
+    return Machine(describe_device(device), device.type, *sizes, identify_device(device))

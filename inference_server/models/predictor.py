@@ -35,6 +35,7 @@ from inference_server.models.trouble import (
     trial_efforts,
     with_less,
 )
+from inference_server.models.warmth import Warmth
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,10 @@ class Predictor:
         with course.phase("loading"):
             runtime = self._load(model, CPU)
         return runtime, self._compute(runtime, CPU, case, course, whole=whole)
+
+    def warmth(self) -> Warmth:
+        """Return what is loaded, and how often that was of use."""
+        return self._warm.warmth()
 
     def make_room(self) -> None:
         """Drop all models and give their memory back."""

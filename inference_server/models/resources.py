@@ -49,12 +49,14 @@ class Machine:
         kind: `cpu` or `cuda`.
         memory_bytes: of the device.
         host_memory_bytes: of the machine, as far as this process may use it.
+        device_id: what tells the device from the machine's others.
     """
 
     device: str
     kind: str
     memory_bytes: int
     host_memory_bytes: int
+    device_id: str = ""
 
     def lacks(self, needed: Resources) -> str | None:
         """Return what a model would miss here, in words, or None if nothing."""

@@ -12,19 +12,30 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]
 from pathlib import Path
+from typing import Protocol
 
 from inference_server.errors import SettingsError, StoreUnavailable
 from inference_server.settings import Settings
 from inference_server.tasks.blobs import open_blobs
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
+from inference_server.tasks.presence import WarmNews
 from inference_server.tasks.record import Holder
 from inference_server.tasks.runner import Computes, Runner
 from inference_server.tasks.scratch import SCRATCH, Scratch
+from inference_server.tasks.traces import open_traces
 
 log = logging.getLogger(__name__)
 
 OpenEngine = Callable[[Settings], Computes]
+
+
+class Announce(Protocol):
+    """How a child tells its parent something."""
+
+    def __call__(self, what: str, pid: int, /, *facts: str | int) -> None:
+        """Tell what has happened, by which process, and what belongs to it."""
+
 
 PARENT_POLL_S = 0.5
 STORE_RETRY_S = 1.0
@@ -40,12 +51,11 @@ class Child:
         settings: of the worker.
         worker: the worker's name.
         open_engine: makes the engine, in the child.
-        announce: tells the parent `up`, then `warm` when its models are loaded, or `refused`, with its process id.
+        announce: tells the parent `up`, then `warm` when its models are loaded, or `refused`, with its process id;
+            and what changes in its warm models (`presence.Told`).
     """
 
-    def __init__(
-        self, settings: Settings, worker: str, open_engine: OpenEngine, announce: Callable[[str, int], None]
-    ) -> None:
+    def __init__(self, settings: Settings, worker: str, open_engine: OpenEngine, announce: Announce) -> None:
         self._settings = settings
         self._worker = worker
         self._open_engine = open_engine
@@ -54,6 +64,7 @@ class Child:
         self._scratch = Scratch(settings.data_dir / SCRATCH)
         self._claims: Claims | None = None
         self._runner: Runner | None = None
+        self._warm_news = WarmNews()
 
     def start(self) -> None:
         """Become a child that can work: an own process group, own connections, warm models."""
@@ -67,6 +78,7 @@ class Child:
         self._claims, self._runner = self._open()
         if self._settings.preload:
             self._runner.preload()
+        self._tell_of_models(self._runner)
         _die_by_watch_alone()
         self._announce("warm", os.getpid())
 
@@ -84,12 +96,18 @@ class Child:
             return
         if claim is not None:
             self._runner.run(claim)
+            self._tell_of_models(self._runner)
+
+    def _tell_of_models(self, runner: Runner) -> None:
+        for told in self._warm_news.since_last(runner.warmth()):
+            self._announce(told[0], os.getpid(), *told[1:])
 
     def _open(self) -> tuple[Claims, Runner]:
         try:
             engine = self._open_engine(self._settings)
             claims = self._open_claims()
-            return claims, Runner(self._settings, claims, open_blobs(self._settings), engine)
+            traces = open_traces(self._settings)
+            return claims, Runner(self._settings, claims, open_blobs(self._settings), engine, traces=traces)
         except SettingsError as exc:
             log.critical("worker child cannot start: %s", exc.message)
             self._announce("refused", os.getpid())

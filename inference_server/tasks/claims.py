@@ -13,6 +13,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from inference_server.errors import WorkerLost
 from inference_server.tasks.database import Database
+from inference_server.tasks.figures import Figure, add, durations
 from inference_server.tasks.precedence import next_in_turn
 from inference_server.tasks.record import Claim, Holder, Phase, Problem, Status
 from inference_server.tasks.schema import tasks
@@ -135,7 +136,8 @@ class Claims(Upkeep):
             device_s: how long the device was held; charged to the task's token.
         """
         values = {"the_blob": blob, "the_size": size_bytes, "the_report": dict(report)}
-        return self._end(claim, _FINISH, values, verb=Verb.FINISH, device_s=device_s)
+        took = durations(claim.task.model, report.get("timings_s", {}))
+        return self._end(claim, _FINISH, values, verb=Verb.FINISH, device_s=device_s, more=took)
 
     def fail(self, claim: Claim, problem: Problem, report: Mapping[str, Any], device_s: float) -> bool:
         """Commit a failure; return False, with nothing written, if the claim is gone."""
@@ -182,7 +184,14 @@ class Claims(Upkeep):
         return self._lose(_LAPSED, {"at": self._clock() if now is None else now})
 
     def _end(
-        self, claim: Claim, statement: ReturningUpdate[Any], values: Mapping[str, Any], *, verb: Verb, device_s: float
+        self,
+        claim: Claim,
+        statement: ReturningUpdate[Any],
+        values: Mapping[str, Any],
+        *,
+        verb: Verb,
+        device_s: float,
+        more: Collection[Figure] = (),
     ) -> bool:
         at = self._clock()
         with self.database.writing() as connection:
@@ -191,6 +200,7 @@ class Claims(Upkeep):
                 return False
             charge(connection, token, device_s, at)
             note_verb(connection, [claim.task.uid], verb, at=at)
+            add(connection, more)
         return True
 
     def _lose(self, which: ColumnElement[bool], values: Mapping[str, Any]) -> list[str]:

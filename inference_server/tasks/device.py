@@ -23,7 +23,7 @@ class DeviceLock:
 
     Args:
         folder: where the lock files are; the same for all workers of a machine.
-        device: name of the device, for example `cuda:0`.
+        device: what tells the device from the others of its machine, as `models.device_id` has it.
     """
 
     def __init__(self, folder: Path, device: str) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from inference_server.errors import StoreUnavailable
 from inference_server.settings import Settings
 from inference_server.tasks.claims import Claims
+from inference_server.tasks.presence import Presence
 from inference_server.tasks.queue import send_turns
 from inference_server.tasks.service import Turns
+from inference_server.tasks.workers import WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +40,24 @@ class Guardian:
         worker: its name.
         claims: for this thread alone.
         turns: to send turns for what goes back to the queue.
+        presence: says in the records how the worker is.
         ready: called once with the worker's name when all children are warm.
     """
 
     def __init__(
-        self, settings: Settings, worker: str, claims: Claims, turns: Turns, ready: Callable[[str], None]
+        self,
+        settings: Settings,
+        worker: str,
+        claims: Claims,
+        turns: Turns,
+        presence: Presence,
+        ready: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._worker = worker
         self._claims = claims
         self._turns = turns
+        self._presence = presence
         self._ready = ready
         self._pid = os.getpid()
         self._inbox, self._outbox = os.pipe()
@@ -60,9 +71,9 @@ class Guardian:
         self._one_at_a_time = threading.Lock()
         self._drain_until: float | None = None
 
-    def announce(self, what: str, pid: int) -> None:
-        """Tell the guardian of a child: `up`, `warm` or `refused`. Called in the child."""
-        os.write(self._outbox, f"{what} {pid}\n".encode())
+    def announce(self, what: str, pid: int, /, *facts: str | int) -> None:
+        """Tell the guardian of a child: `up`, `warm`, `refused`, or of its warm models. Called in the child."""
+        os.write(self._outbox, json.dumps([what, pid, *facts]).encode() + b"\n")
 
     def start(self) -> None:
         """Begin to watch."""
@@ -98,6 +109,7 @@ class Guardian:
             _await_deaths(self._children, time.monotonic() + KILL_LIMIT_S)
             self._claims.hand_back(self._worker)
             self._send_turns(self._settings.worker_children)  # each may have had a turn, and claimed nothing yet
+            self._presence.leave()
         except StoreUnavailable:
             log.warning("claims are left to housekeeping", extra={"worker": self._worker})
         log.info("worker stopped", extra={"worker": self._worker})
@@ -109,8 +121,8 @@ class Guardian:
             while not self._ending:
                 with self._one_at_a_time:
                     self._listen(POLL_S)
-                    with _FORK_GATE, suppress(StoreUnavailable):
-                        self._bury()
+                    with _FORK_GATE:
+                        self._tend()
                 if self._drain_until is not None and time.monotonic() > self._drain_until:
                     break
         finally:
@@ -122,10 +134,10 @@ class Guardian:
             return
         *lines, self._unread = (self._unread + os.read(self._inbox, 4096)).split(b"\n")
         for line in lines:
-            what, pid = line.decode().split()
-            self._note(what, int(pid))
+            what, pid, *facts = json.loads(line)
+            self._note(what, pid, facts)
 
-    def _note(self, what: str, pid: int) -> None:
+    def _note(self, what: str, pid: int, facts: Sequence[Any]) -> None:
         match what:
             case "up":
                 self._children.add(pid)
@@ -134,9 +146,20 @@ class Guardian:
             case "refused":
                 self._refused = True
                 os.kill(self._pid, signal.SIGQUIT)
+            case verb:
+                self._presence.heard(pid, (verb, *facts))
         if not self._is_ready and len(self._warm) >= self._settings.worker_children:
             self._is_ready = True
+            self._presence.enter(WorkerState.READY)
             self._ready(self._worker)
+
+    def _tend(self) -> None:
+        with suppress(StoreUnavailable):
+            self._bury()
+        if self.draining:
+            self._presence.enter(WorkerState.DRAINING)
+        with suppress(StoreUnavailable):
+            self._presence.beat()
 
     def _bury(self) -> None:
         dead = {pid for pid in self._children if not _is_alive(pid)}
@@ -145,6 +168,7 @@ class Guardian:
             _kill_groups(dead)  # what a dead child has started lives on
             self._children -= dead
             self._warm -= dead
+            self._presence.lost(dead)
             self._owed += len(dead)
         if self._owed:
             self._return_claims()

@@ -6,7 +6,8 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
@@ -14,14 +15,18 @@ from inference_server.errors import InferenceServerError, UnknownModel
 from inference_server.settings import Settings
 from inference_server.tasks.announcing import start_announcing
 from inference_server.tasks.audit import Audit
-from inference_server.tasks.blobs import Blobs
+from inference_server.tasks.blobs import Blobs, open_blobs
 from inference_server.tasks.claims import Claims
+from inference_server.tasks.database import open_database
+from inference_server.tasks.metrics import Metrics
+from inference_server.tasks.metrics_listener import metrics_listener
 from inference_server.tasks.record import Problem, Status
 from inference_server.tasks.scratch import SCRATCH, Scratch
 from inference_server.tasks.service import Served, Turns, open_tasks
 from inference_server.tasks.tickets.linked import Linked
 from inference_server.tasks.tickets.tickets import open_tickets
 from inference_server.tasks.tickets.upkeep import TicketUpkeep
+from inference_server.tasks.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +69,7 @@ class Housekeeper:
         turns: Turns,
         models: Models,
         clock: Callable[[], float] = time.monotonic,
-        also: Sequence[Callable[[], None]] = (),
+        also: Sequence[Callable[[], object]] = (),
     ) -> None:
         self._settings = settings
         self._claims = claims
@@ -165,19 +170,37 @@ class Housekeeper:
 
 
 def run_housekeeping(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
-    """Sweep until SIGTERM or SIGINT. A sweep that fails is logged, and the next one tries again."""
+    """Sweep until SIGTERM or SIGINT. A sweep that fails is logged, and the next one tries again.
+
+    Raises:
+        SettingsError: the address for the page of figures is taken, or not one of this machine.
+        StoreUnavailable: the records cannot be reached.
+    """
     stop = _stop_event()
     housekeeper = open_housekeeper(settings)
     start_announcing(settings, housekeeper.models.models, stop)
-    if ready:
-        ready("")
-    while not stop.wait(settings.housekeeping_s):
-        try:
-            housekeeper.sweep()
-        except InferenceServerError as error:
-            log.warning("sweep not finished", extra={"code": error.code})
-        except Exception:
-            log.exception("sweep failed")
+    with _figures_told(settings, housekeeper.models):
+        if ready:
+            ready("")
+        while not stop.wait(settings.housekeeping_s):
+            try:
+                housekeeper.sweep()
+            except InferenceServerError as error:
+                log.warning("sweep not finished", extra={"code": error.code})
+            except Exception:
+                log.exception("sweep failed")
+
+
+@contextmanager
+def _figures_told(settings: Settings, models: Models) -> Iterator[None]:
+    """Have the page of figures at a port of its own, where there is one for it."""
+    if settings.metrics_port is None:
+        yield
+        return
+    database, blobs = open_database(settings.database), open_blobs(settings)
+    metrics = Metrics(database, blobs, models, disk_low_bytes=settings.disk_low_bytes)
+    with metrics_listener(metrics, settings.metrics_host, settings.metrics_port):
+        yield
 
 
 def open_housekeeper(settings: Settings) -> Housekeeper:
@@ -189,7 +212,8 @@ def open_housekeeper(settings: Settings) -> Housekeeper:
     database, blobs = tasks.store.database, tasks.blobs
     claims = Claims(database, max_attempts=settings.max_attempts)
     linked = Linked(tasks, open_tickets(settings, database, blobs))
-    return Housekeeper(settings, claims, blobs, tasks.turns, models, also=[linked.sweep])
+    also = [linked.sweep, Workers(database).forget]
+    return Housekeeper(settings, claims, blobs, tasks.turns, models, also=also)
 
 
 def _stop_event() -> threading.Event:

@@ -6,9 +6,8 @@ import gc
 import logging
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,11 +20,12 @@ from inference_server.errors import (
     StoreUnavailable,
     UnknownModel,
 )
-from inference_server.models.cache import Warmth
 from inference_server.models.case import Case, Result
 from inference_server.models.hooks import Hooks
 from inference_server.models.registry import Model
+from inference_server.models.warmth import Warmth
 from inference_server.settings import Settings
+from inference_server.tasks.attempt import Attempt
 from inference_server.tasks.blobs import Blobs
 from inference_server.tasks.blobs.staging import disk_errors
 from inference_server.tasks.case_zip import read_case
@@ -37,6 +37,7 @@ from inference_server.tasks.report import Written, report_of
 from inference_server.tasks.result_zip import write_result
 from inference_server.tasks.room import READING, when_there_is_room
 from inference_server.tasks.submission import Output
+from inference_server.tasks.traces import NO_TRACES, Traces
 
 log = logging.getLogger(__name__)
 
@@ -78,57 +79,6 @@ class Computes(Protocol):
         """Make a model warm."""
 
 
-@dataclass
-class _Attempt:
-    """One try at a task: its keeper, and what is measured on the way."""
-
-    claim: Claim
-    keeper: Keeper
-    lock: DeviceLock
-    timings_s: dict[str, float] = field(default_factory=dict)
-    waited_s: dict[str, float] = field(default_factory=dict)
-    device_s: float = 0.0
-    _phase: str = ""
-
-    @property
-    def task(self) -> Task:
-        return self.claim.task
-
-    @property
-    def hooks(self) -> Hooks:
-        keeper = self.keeper
-        return Hooks(self._enter, keeper.progress, keeper.cancelled, self._hold, keeper.event)
-
-    @contextmanager
-    def phase(self, phase: Phase) -> Iterator[None]:
-        self._enter(phase)
-        began = time.perf_counter()
-        yield
-        self.timings_s[phase] = time.perf_counter() - began
-
-    def all_timings_s(self, of_model: Mapping[str, float]) -> dict[str, float]:
-        """Return every phase without its wait for the device, which stands by itself."""
-        computed = {name: max(0.0, seconds - self.waited_s.get(name, 0.0)) for name, seconds in of_model.items()}
-        queued_s = max(0.0, (self.task.started_at or self.task.queued_at) - self.task.queued_at)
-        timings_s = {"queued": queued_s, "device_wait": sum(self.waited_s.values()), **self.timings_s, **computed}
-        return {name: round(seconds, 4) for name, seconds in timings_s.items()}
-
-    def _enter(self, phase: str) -> None:
-        self._phase = phase
-        self.keeper.phase(Phase(phase))
-
-    @contextmanager
-    def _hold(self) -> Iterator[None]:
-        asked = time.perf_counter()
-        with self.lock.hold(self.keeper.cancelled):
-            began = time.perf_counter()
-            self.waited_s[self._phase] = self.waited_s.get(self._phase, 0.0) + began - asked
-            try:
-                yield
-            finally:
-                self.device_s += time.perf_counter() - began
-
-
 class Runner:
     """Runs claimed tasks, one after the other, in a worker's child.
 
@@ -137,6 +87,7 @@ class Runner:
         claims: where results and failures are committed.
         blobs: where cases are and results go.
         engine: runs the models.
+        traces: where the way of each task is told.
         end: ends this process, which a device that failed leaves unusable.
     """
 
@@ -147,12 +98,14 @@ class Runner:
         blobs: Blobs,
         engine: Computes,
         *,
+        traces: Traces = NO_TRACES,
         end: Callable[[], None] = kill_own_group,
     ) -> None:
         self._settings = settings
         self._claims = claims
         self._blobs = blobs
         self._engine = engine
+        self._traces = traces
         self._end = end
         self._lock = DeviceLock(settings.data_dir / "devices", engine.device_id)
 
@@ -177,15 +130,16 @@ class Runner:
     def run(self, claim: Claim) -> None:
         """Run a task and commit how it ended. Nothing is raised and nothing of the task stays in memory."""
         with Keeper(self._claims, claim, self._settings) as keeper:
-            attempt = _Attempt(claim, keeper, self._lock)
+            attempt = Attempt(claim, keeper, self._lock)
             log.info("task started", extra=_facts(claim.task))
             problem = self._problem_of(attempt)
             if problem is not None:
                 self._fail(attempt, problem)
+        self._traces.ran(claim.task, attempt.course, time.time(), problem.code if problem else None)
         if problem is not None:
             gc.collect()  # a failed case may be held by cycles between frames and exceptions
 
-    def _problem_of(self, attempt: _Attempt) -> Problem | None:
+    def _problem_of(self, attempt: Attempt) -> Problem | None:
         try:
             self._complete(attempt)
         except DeviceFailed as error:
@@ -202,7 +156,7 @@ class Runner:
             return Problem(InferenceServerError.code, "The server failed on this case. Please tell its operator.")
         return None
 
-    def _leave(self, attempt: _Attempt) -> None:
+    def _leave(self, attempt: Attempt) -> None:
         """End this process and so lose the task, which counts as an attempt, to another one."""
         attempt.keeper.event("warning", "The device failed. The process that used it is replaced by a fresh one.")
         with suppress(StoreUnavailable):
@@ -210,7 +164,7 @@ class Runner:
         log.critical("device failed; its process ends", extra=_facts(attempt.task))
         self._end()
 
-    def _complete(self, attempt: _Attempt) -> None:
+    def _complete(self, attempt: Attempt) -> None:
         model, limit_s = self._model(attempt.task), self._settings.store_wait_s
         with attempt.phase(Phase.READING):
             read = partial(self._read, attempt.task, model)
@@ -248,7 +202,7 @@ class Runner:
         finally:
             self._blobs.discard(staged)
 
-    def _finish(self, attempt: _Attempt, written: Written, report: Mapping[str, Any]) -> None:
+    def _finish(self, attempt: Attempt, written: Written, report: Mapping[str, Any]) -> None:
         committed = self._commit(
             attempt,
             lambda: self._claims.finish(
@@ -263,11 +217,11 @@ class Runner:
             self._blobs.delete(written.key)
         log.info("task finished" if committed else "result dropped", extra={**_facts(attempt.task), **_timings(report)})
 
-    def _fail(self, attempt: _Attempt, problem: Problem) -> None:
+    def _fail(self, attempt: Attempt, problem: Problem) -> None:
         report = {"timings_s": attempt.all_timings_s({})}
         self._commit(attempt, lambda: self._claims.fail(attempt.claim, problem, report, attempt.device_s))
 
-    def _commit(self, attempt: _Attempt, write: Callable[[], bool]) -> bool | None:
+    def _commit(self, attempt: Attempt, write: Callable[[], bool]) -> bool | None:
         """Return whether the end was written, or None if that is not known: the records could not be reached.
 
         A write that was not acknowledged may have happened; the blob of such a result is left to housekeeping.
@@ -293,7 +247,7 @@ def _timings(report: Mapping[str, Any]) -> dict[str, float]:
     return {f"{name}_s": seconds for name, seconds in report["timings_s"].items()}
 
 
-def _log_failure(attempt: _Attempt, error: BaseException) -> None:
+def _log_failure(attempt: Attempt, error: BaseException) -> None:
     """Say what failed and where, but not with which values: those may be a patient's."""
     if attempt.keeper.cancelled():
         log.info("task stopped", extra=_facts(attempt.task))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from inference_server.tasks.record import Event, NewTask, Priority, Status, Task
 from inference_server.tasks.results import ResultFile, without_result
 from inference_server.tasks.store import Page, Store, TaskFilter
 from inference_server.tasks.submission import Submission, check_outputs, fingerprint
+from inference_server.tasks.traces import NO_TRACES, Traces, open_traces
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,14 @@ class Tasks:
     """
 
     def __init__(
-        self, settings: Settings, store: Store, blobs: Blobs, turns: Turns, models: Models, check_case: CheckCase
+        self,
+        settings: Settings,
+        store: Store,
+        blobs: Blobs,
+        turns: Turns,
+        models: Models,
+        check_case: CheckCase,
+        traces: Traces = NO_TRACES,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -82,6 +91,7 @@ class Tasks:
         self.turns = turns
         self.models = models
         self._check_case = check_case
+        self._traces = traces
 
     def ensure_room(self, size_bytes: int = 0) -> None:
         """Check that the disk takes `size_bytes` more and stays above its low-water mark.
@@ -118,6 +128,7 @@ class Tasks:
             OverQuota: the token has as many tasks as it may.
             Conflict: the idempotency key belongs to a request with another content.
         """
+        began = time.time()
         try:
             new = self._checked(submission)
             task, created = self._record(new, submission.staged)
@@ -126,6 +137,7 @@ class Tasks:
         if created:
             log.info("task accepted", extra={"task": task.uid, "model": task.model, "dialect": task.dialect})
             self._send_turn(task)
+            self._traces.submitted(task, began, time.time())
         return task, created
 
     def get(self, uid: str, caller: Caller) -> Task:
@@ -223,6 +235,7 @@ class Tasks:
         if task.status is Status.FINISHED and task.result_blob is not None:
             self.store.note_fetch(uid, caller, wait_s=wait_s)
             log.info("result fetched", extra={"task": uid, "by": caller.name})
+            self._traces.fetched(task, time.time())
             return ResultFile(task, task.result_blob, task.result_size_bytes or 0, self.blobs)
         raise without_result(task)
 
@@ -290,6 +303,7 @@ def open_tasks(settings: Settings, models: Models | None = None) -> Tasks:
 
     Raises:
         StoreUnavailable: the records cannot be reached.
+        SettingsError: traces are wanted, and the packages for that are not installed.
     """
     from inference_server.models.registry import open_registry
     from inference_server.tasks.case_zip import check_case
@@ -297,4 +311,5 @@ def open_tasks(settings: Settings, models: Models | None = None) -> Tasks:
 
     store = Store(open_database(settings.database), bounds=bounds_of(settings))
     found = models or open_registry(settings)
-    return Tasks(settings, store, open_blobs(settings), CeleryTurns(settings), found, check_case)
+    turns, traces = CeleryTurns(settings), open_traces(settings)
+    return Tasks(settings, store, open_blobs(settings), turns, found, check_case, traces)

@@ -6,8 +6,11 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from types import FrameType
 
 from billiard.common import REMAP_SIGTERM
@@ -18,14 +21,20 @@ from celery.worker import WorkController, state
 from celery.worker.request import Request
 from kombu import Queue
 
+from inference_server import __version__
+from inference_server.models.device_use import device_use
+from inference_server.models.memory import host_memory_bytes
+from inference_server.models.resources import Machine
 from inference_server.settings import Settings
 from inference_server.tasks.children import Child, OpenEngine
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
 from inference_server.tasks.fitness import with_fit_queues
 from inference_server.tasks.guardian import Guardian
+from inference_server.tasks.presence import Presence
 from inference_server.tasks.queue import TURN, CeleryTurns, make_celery
 from inference_server.tasks.record import worker_name
+from inference_server.tasks.workers import Worker, Workers, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -92,14 +101,17 @@ def run_worker(
         StoreUnavailable: the records cannot be reached.
         SettingsError: there is no broker, or no queue whose models this machine can run.
     """
+    machine = Machine(settings.device, "cpu", host_memory_bytes(), host_memory_bytes(), settings.device)
     if open_engine is None:
         open_engine = _engine_opener()
         if begin:
             begin()
-        settings = _fitted(settings)
+        settings, machine = _fitted(settings)
     name = worker_name(os.getpid())
-    claims = Claims(open_database(settings.database), max_attempts=settings.max_attempts)
-    guardian = Guardian(settings, name, claims, CeleryTurns(settings), ready or (lambda _: None))
+    database = open_database(settings.database)
+    claims = Claims(database, max_attempts=settings.max_attempts)
+    presence = _presence(settings, Workers(database), name, machine)
+    guardian = Guardian(settings, name, claims, CeleryTurns(settings), presence, ready or (lambda _: None))
     child = Child(settings, name, open_engine, guardian.announce)
     controller = _controller(settings, name, child)
     claims.lose(name)  # what a predecessor of the same name, in a restarted container, has left
@@ -123,14 +135,34 @@ def _engine_opener() -> OpenEngine:
     return lambda settings: open_engine(settings, open_registry(settings))
 
 
-def _fitted(settings: Settings) -> Settings:
+def _presence(settings: Settings, workers: Workers, name: str, machine: Machine) -> Presence:
+    now = time.time()
+    worker = Worker(
+        name=name,
+        host=socket.gethostname(),
+        version=__version__,
+        device=machine.device,
+        device_kind=machine.kind,
+        device_id=machine.device_id,
+        queues=settings.queue_names,
+        state=WorkerState.STARTING,
+        children=settings.worker_children,
+        started_at=now,
+        beat_at=now,
+        memory_bytes=machine.memory_bytes,
+    )
+    return Presence(workers, worker, every_s=settings.beat_s, look=partial(device_use, machine.device_id))
+
+
+def _fitted(settings: Settings) -> tuple[Settings, Machine]:
+    """Return the settings with the queues that this machine can serve, and what it has."""
     from inference_server.models.machine import this_machine
     from inference_server.models.registry import open_registry
 
     # A process that has asked for its GPUs cannot be forked into ones that use them.
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as apart:
         machine = apart.submit(this_machine, settings.device).result()
-    return with_fit_queues(settings, [model.manifest for model in open_registry(settings).models()], machine)
+    return with_fit_queues(settings, [model.manifest for model in open_registry(settings).models()], machine), machine
 
 
 def _catch_signals(guardian: Guardian) -> None:

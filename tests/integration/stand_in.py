@@ -22,6 +22,7 @@ from inference_server.models.case import Case, Report, Result, Segmentation
 from inference_server.models.hooks import Hooks
 from inference_server.models.manifest import LabelName, parse_manifest
 from inference_server.models.registry import Model
+from inference_server.models.warmth import Warmth
 from inference_server.settings import Settings, load_settings
 from inference_server.tasks.worker import run_worker
 
@@ -59,17 +60,22 @@ class StandIn:
     """Looks like an engine; what it does is the task's parameter `do`."""
 
     registry = Repository()
-    device = "stand-in"
+    device_id = "stand-in"
 
     def __init__(self, settings: Settings) -> None:
         if settings.device == "missing":
             raise SettingsError("There is no device 'missing'.")
         self._folder = settings.data_dir
+        self._runs = 0
+
+    def warmth(self) -> Warmth:
+        return Warmth(("stand-in:1.0.0",), hits={"stand-in": self._runs}, loads={"stand-in": 1})
 
     def load(self, model: Model, hooks: Hooks) -> None:
         pass
 
     def run(self, model: Model, case: Case, hooks: Hooks) -> Result:
+        self._runs += 1
         hooks.phase("predicting")
         with hooks.hold():
             getattr(self, str(case.parameters["do"]))(hooks)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broker import Redis
 from servers import ARRAY, Server, Worker, is_alive, settings_for, until
 
 from inference_server.imaging.volume import IDENTITY
+from inference_server.tasks.figures import Figure, read
 from inference_server.tasks.record import Phase, Status
 from inference_server.tasks.result_zip import read_result
+from inference_server.tasks.workers import SILENT_S, Workers, WorkerState
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,31 @@ def test_a_model_of_a_withdrawn_version_is_named(server: Server, worker: Worker)
 def test_a_model_may_use_processes(server: Server, worker: Worker) -> None:
     task = server.ended(server.submit("fork"))
     assert task.status is Status.FINISHED, worker.log
+
+
+def test_a_worker_says_how_it_is_and_what_it_runs(server: Server, worker: Worker) -> None:
+    uid = server.submit("wait")
+    server.running(uid, Phase.PREDICTING)
+    until(lambda: listed(server, worker).state is WorkerState.READY)
+    said = listed(server, worker)
+    assert (said.device, said.device_id, said.children) == (server.settings.device, server.settings.device, 2)
+    assert (said.queues, said.models, said.tasks) == (server.settings.queue_names, ("stand-in:1.0.0",), (uid,))
+    assert (said.memory_used_bytes, said.utilisation) == (None, None)  # nobody says it of this device
+    server.go.touch()
+    server.ended(uid)
+    until(lambda: listed(server, worker).tasks == ())
+    until(lambda: listed(server, worker).beat_at > said.beat_at)
+    until(lambda: any(figure.detail == "hit" and figure.counted > 0 for figure in figures_of(server)))
+
+
+def listed(server: Server, worker: Worker) -> Any:
+    """Return what a worker says of itself, once it does."""
+    return until(lambda: next((one for one in Workers(server.database).all() if one.name == worker.name), None))
+
+
+def figures_of(server: Server) -> list[Figure]:
+    with server.database.reading() as connection:
+        return [figure for figure in read(connection) if figure.figure == "warm"]
 
 
 def test_a_cancelled_model_that_listens_keeps_its_child(server: Server, worker: Worker) -> None:
@@ -199,8 +228,11 @@ def test_everything_ends_with_a_killed_parent(other: Server, start: type[Worker]
     grandchild = other.settings.data_dir / "grandchild"
     until(lambda: grandchild.exists() and grandchild.read_text())
     pids = {*worker.children(), int(grandchild.read_text())}
+    listed(other, worker)
     worker.signal(signal.SIGKILL)
     worker.wait()
+    later = Workers(other.database, clock=lambda: time.time() + SILENT_S + 1)
+    assert [one.state for one in later.all()] == [WorkerState.SILENT]
     until(lambda: not any(is_alive(pid) for pid in pids))
     assert other.claims.lose(worker.name) == [uid]
     assert (other.task(uid).status, other.task(uid).attempts) == (Status.QUEUED, 1)
@@ -213,11 +245,13 @@ def test_sigterm_lets_running_tasks_finish(other: Server, start: type[Worker]) -
     children = worker.children()
     worker.signal(signal.SIGTERM)
     until(lambda: "drain" in worker.log)
+    until(lambda: listed(other, worker).state is WorkerState.DRAINING)
     later = other.submit()
     other.go.touch()
     assert worker.wait() == 0
     assert other.task(uid).status is Status.FINISHED
     assert not any(is_alive(pid) for pid in children)
+    assert Workers(other.database).all() == []
     start()
     assert other.ended(later).status is Status.FINISHED
 

@@ -25,6 +25,7 @@ from inference_server.errors import SettingsError
 from inference_server.settings import Settings
 from inference_server.tasks.database import CONNECTIONS
 from inference_server.tasks.service import Tasks, open_tasks
+from inference_server.tasks.tally import Tally
 from inference_server.tasks.tokens import Tokens
 from inference_server.tasks.watch import Watcher
 
@@ -96,7 +97,9 @@ class ImageSocket:
         self._places = Places(in_all=settings.image_socket_connections, per_host=settings.image_socket_host_connections)
         self._threads = ThreadPoolExecutor(CONNECTIONS, "image-socket")
         run = beside(self._threads)
-        access = Access(settings, Tokens(tasks.store.database), opened_dialects(settings.opened))
+        database = tasks.store.database
+        tally = Tally(database)
+        access = Access(settings, Tokens(database), opened_dialects(settings.opened), refused=tally.sign_in_refused)
         self._house = House(
             Desk(tasks, access, parse_models(settings.image_socket_models)),
             Follower(Watcher(tasks.store), run),

@@ -34,12 +34,14 @@ from inference_server.api.native.models import (
     task_summary,
 )
 from inference_server.api.native.submit import submit
+from inference_server.api.native.workers import WorkerList, worker_record
 from inference_server.api.problems import PROBLEMS
 from inference_server.tasks.caller import READING, STEERING, Scope
 from inference_server.tasks.record import Status, Task
 from inference_server.tasks.results import without_findings
 from inference_server.tasks.service import Served
 from inference_server.tasks.store import TaskFilter
+from inference_server.tasks.workers import Workers
 
 PREFIX = "/api/v1"
 
@@ -147,6 +149,14 @@ def get_model(path: ModelPath) -> Response:
 def whoami() -> Response:
     """See who one's token makes one, and what it allows"""
     return _answer(CallerRecord(name=caller().name, scopes=sorted(caller().scopes)))
+
+
+@blueprint.get("/workers", tags=[SERVER], responses={"200": WorkerList})
+@needs(Scope.OPERATE)
+def list_workers() -> Response:
+    """See what the workers do"""
+    found = Workers(context().tasks.store.database).all()
+    return _answer(WorkerList(workers=[worker_record(worker) for worker in found]))
 
 
 @blueprint.get("/limits", tags=[SERVER], responses={"200": LimitRecord})

@@ -41,6 +41,7 @@ DECISIONS: dict[str, set[str]] = {
     "GET /api/v1/models/<model>": ANY,
     "GET /api/v1/limits": ANY,
     "GET /api/v1/whoami": ANY,
+    "GET /api/v1/workers": OPERATORS,
     "POST /api/tasks/": {"submit"},
     "GET /api/tasks/<uid>/": FETCH,
     "DELETE /api/tasks/<uid>/": STEER,
@@ -109,6 +110,7 @@ DECISIONS: dict[str, set[str]] = {
     "GET /docs/": OPEN,
     "GET /docs/start.js": OPEN,
     "GET /docs/assets/<path:name>": OPEN,
+    "GET /metrics": OPERATORS,
     "GET /healthz/live": OPEN,
     "GET /healthz/ready": OPEN,
 }

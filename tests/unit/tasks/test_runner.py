@@ -57,7 +57,7 @@ def bright(case: Case, hooks: Hooks) -> Result:
 class Engine:
     """Models that do what a test says."""
 
-    device = "cpu"
+    device_id = "cpu"
 
     def __init__(self, manifests: Mapping[str, Manifest] | None = None) -> None:
         self.manifests = dict(manifests or {"1.0.0": model()})
