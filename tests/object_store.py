@@ -51,29 +51,25 @@ class ObjectStore:
 
 
 @contextmanager
-def object_store(
-    folder: Path, *, host: str = "127.0.0.1", tls: bool = False, inside: tuple[str, ...] = ()
-) -> Iterator[ObjectStore]:
+def object_store(folder: Path, *, host: str = "127.0.0.1", tls: bool = False) -> Iterator[ObjectStore]:
     """Run a server.
 
     Args:
         folder: for its log and its certificate.
         host: the address it listens on.
         tls: whether it speaks HTTPS, with a certificate that only `authority` vouches for.
-        inside: a command that runs the server elsewhere, such as in a network namespace.
     """
     pytest.importorskip("moto", reason="there is no S3 server here: the package moto is not installed")
     (port,) = free_ports(1)
     pair = Pair(folder / "s3-certificate.pem", folder / "s3-key.pem")
-    command = [*inside, sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
+    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
     if tls:
         make_pair(pair, [host])
         command += ["-c", str(pair.certificate), "-k", str(pair.key)]
     with (folder / "object-store.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        if not inside:
-            await_port(port, host=host, dead=lambda: process.poll() is not None)
+        await_port(port, host=host, dead=lambda: process.poll() is not None)
         yield ObjectStore(host, port, process, pair.certificate if tls else None)
     finally:
         process.kill()

@@ -30,8 +30,14 @@ def binary(name: str) -> str:
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
-    """Run a server that listens on a socket in a folder of its own; give the URL of its first database."""
+def postgres(host: str = "", port: int = 5432) -> Iterator[str]:
+    """Run a server that listens on a socket in a folder of its own; give the URL of its first database.
+
+    Args:
+        host: an address that it listens on too, for everybody there: the same database is at
+            `postgresql+psycopg://USER@host:port/…`.
+        port: the TCP port, and a part of the socket's name.
+    """
     initdb, server = binary("initdb"), binary("postgres")
     as_user = _user()
     with tempfile.TemporaryDirectory(prefix="pg-") as name:
@@ -40,12 +46,15 @@ def postgres() -> Iterator[str]:
             os.chown(folder, pwd.getpwnam(as_user).pw_uid, -1)
         options = ["-A", "trust", "-U", USER, "-N", "-E", "UTF8", "--locale=C", "-D", str(folder / "data")]
         subprocess.run([initdb, *options], check=True, capture_output=True, user=as_user, cwd="/")
-        command = [server, "-D", str(folder / "data"), "-k", str(folder), "-c", "listen_addresses=", "-c", "fsync=off"]
+        with (folder / "data" / "pg_hba.conf").open("a") as access:
+            access.write("host all all all trust\n")
+        command = [server, "-D", str(folder / "data"), "-k", str(folder), "-p", str(port)]
+        command += ["-c", f"listen_addresses={host}", "-c", "fsync=off"]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, user=as_user, cwd="/")
         try:
-            _await(folder)
-            yield f"postgresql+psycopg://{USER}@/postgres?host={folder}"
+            _await(folder, port)
+            yield f"postgresql+psycopg://{USER}@/postgres?host={folder}&port={port}"
         finally:
             process.terminate()
             process.wait(START_LIMIT_S)
@@ -73,11 +82,11 @@ def _user() -> str | None:
         pytest.skip(f"PostgreSQL does not run as root, and there is no user '{USER}' to run it as")
 
 
-def _await(folder: Path) -> None:
+def _await(folder: Path, port: int) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     while True:
         try:
-            psycopg.connect(host=str(folder), user=USER, dbname="postgres").close()
+            psycopg.connect(host=str(folder), port=port, user=USER, dbname="postgres").close()
         except psycopg.OperationalError:
             assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.05)

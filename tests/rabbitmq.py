@@ -17,6 +17,8 @@ import psutil
 import pytest
 from free_ports import await_port, free_ports
 
+from inference_server.stack.certificates import Pair
+
 USER, PASSWORD = "inference", "of-the-tests"
 STOP_LIMIT_S = 20.0
 CONFIG = """\
@@ -71,15 +73,12 @@ class RabbitMQ:
 
 
 @contextmanager
-def rabbitmq(
-    *, host: str = "127.0.0.1", certificate: tuple[Path, Path] | None = None, inside: tuple[str, ...] = ()
-) -> Iterator[RabbitMQ]:
+def rabbitmq(*, host: str = "127.0.0.1", certificate: Pair | None = None) -> Iterator[RabbitMQ]:
     """Run a broker that keeps everything in a folder of its own.
 
     Args:
         host: the address it listens on.
-        certificate: PEM files of a certificate and its key, for TLS.
-        inside: a command that runs it elsewhere, such as in a network namespace.
+        certificate: a certificate and its key, for TLS.
     """
     server, names = Path("/usr/lib/rabbitmq/bin/rabbitmq-server"), shutil.which("epmd")
     if not server.is_file() or names is None:
@@ -90,12 +89,11 @@ def rabbitmq(
         _write_config(folder, host, port, tls_port, certificate)
         environment = {**os.environ, **_environment(folder, names_port, nodes_port)}
         with (folder / "names.log").open("wb") as log:
-            _started(stack, [*inside, names, "-port", str(names_port)], environment, log.fileno())
+            _started(stack, [names, "-port", str(names_port)], environment, log.fileno())
         with (folder / "log").open("wb") as log:
-            process = _started(stack, [*inside, str(server)], environment, log.fileno())
+            process = _started(stack, [str(server)], environment, log.fileno())
         broker = RabbitMQ(host, port, tls_port, folder / "log", process)
-        if not inside:
-            broker.wait()
+        broker.wait()
         yield broker
 
 
@@ -112,10 +110,10 @@ def _started(stack: ExitStack, command: list[str], environment: dict[str, str], 
     return process
 
 
-def _write_config(folder: Path, host: str, port: int, tls_port: int, certificate: tuple[Path, Path] | None) -> None:
+def _write_config(folder: Path, host: str, port: int, tls_port: int, certificate: Pair | None) -> None:
     text = CONFIG.format(host=host, port=port, user=USER, password=PASSWORD)
     if certificate:
-        text += TLS.format(host=host, tls_port=tls_port, certificate=certificate[0], key=certificate[1])
+        text += TLS.format(host=host, tls_port=tls_port, certificate=certificate.certificate, key=certificate.key)
     (folder / "rabbitmq.conf").write_text(text)
     (folder / "enabled_plugins").write_text("[].\n")
 
