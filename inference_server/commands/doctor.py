@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from inference_server.commands.serve import Data, Models, Port
+from inference_server.commands.serve import Data, Models, Port, SocketPort
 from inference_server.errors import InferenceServerError, SettingsError
 from inference_server.settings import GIB, Settings, load_settings
 from inference_server.stack.redis import find_redis, running_url
@@ -35,10 +35,13 @@ class Finding:
     mend: str = ""
 
 
-def doctor(data: Data = None, models: Models = None, port: Port = None, only: Only = "") -> None:
+def doctor(
+    data: Data = None, models: Models = None, port: Port = None, image_socket_port: SocketPort = None, only: Only = ""
+) -> None:
     """Check Redis, database, blobs, disk, device, models, ports, tokens and certificate; says how to mend each."""
     joined = ",".join(str(path.absolute()) for path in models) if models else None
-    settings = load_settings({"data_dir": data, "models_dirs": joined, "port": port})
+    given = {"data_dir": data, "models_dirs": joined, "port": port, "image_socket_port": image_socket_port}
+    settings = load_settings(given)
     findings = [_run(name, CHECKS[name], settings) for name in _chosen(only)]
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.well else 'BAD '} {finding.name}: {finding.seen}")
@@ -139,14 +142,40 @@ def _queues(settings: Settings) -> Finding:
 
 
 def _port(settings: Settings) -> Finding:
-    with socket.socket() as probe:
+    return _listening("port", (settings.host, settings.port), settings, option="--port")
+
+
+def _image_socket(settings: Settings) -> Finding:
+    if settings.image_socket_port is None:
+        return Finding("image-socket", True, "off")
+    if unserved := _unserved_codes(settings):
+        mend = "Correct INFERENCE_SERVER_IMAGE_SOCKET_MODELS, or add the models; clients that ask for these get a 3."
+        return Finding("image-socket", False, f"no model that fits for {', '.join(unserved)}", mend)
+    address = (settings.image_socket_host or settings.host, settings.image_socket_port)
+    return _listening("image-socket", address, settings, option="--image-socket-port")
+
+
+def _unserved_codes(settings: Settings) -> list[str]:
+    from inference_server.api.image_socket.models import parse_models
+    from inference_server.models.registry import plain_registry
+
+    served = {model.manifest.id: model.manifest for model in reversed(plain_registry(settings).models())}
+    choices = parse_models(settings.image_socket_models)
+    return [
+        code for code, choice in choices.items() if not (choice.model in served and choice.fits(served[choice.model]))
+    ]
+
+
+def _listening(name: str, address: tuple[str, int], settings: Settings, *, option: str) -> Finding:
+    host, port = address
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.host, settings.port))
+            probe.bind(address)
         except OSError as exc:
-            mend = "A server that runs already uses it; another program can be avoided with --port."
-            return Finding("port", running_url(settings.data_dir) is not None, f"{settings.port} {exc.strerror}", mend)
-    return Finding("port", True, f"{settings.port} is free")
+            mend = f"A server that runs already uses it; another program can be avoided with {option}."
+            return Finding(name, running_url(settings.data_dir) is not None, f"{port} {exc.strerror}", mend)
+    return Finding(name, True, f"{port} is free")
 
 
 def _tokens(settings: Settings) -> Finding:
@@ -185,6 +214,7 @@ CHECKS = {
     "models": _models,
     "queues": _queues,
     "port": _port,
+    "image-socket": _image_socket,
     "tokens": _tokens,
     "certificate": _certificate,
 }
