@@ -17,18 +17,22 @@ from werkzeug.test import EnvironBuilder, TestResponse, run_wsgi_app
 from werkzeug.wrappers import Request
 
 from fuzz.oracle import CPU_LIMIT_S, SENTENCE, UNFIT, Verdict
+from inference_server.api.dss import EXTENSION
 from inference_server.errors import TaskError, all_errors
 from inference_server.models.manifest import Manifest
 from inference_server.models.parameter import Parameter
-from inference_server.tasks.caller import ALL_SCOPES
+from inference_server.tasks.caller import ALL_SCOPES, Caller
 from inference_server.tasks.record import Problem, Status
+from inference_server.tasks.tickets.document import decode_service
 from inference_server.tasks.tokens import Tokens
 
 STATES = ("queued", "running", "finished", "failed", "cancelled", "expired")
 LIMITS = {"upload_limit_bytes": 100_000, "member_limit": 8, "unpacked_limit_bytes": 300_000,
           "image_limit_bytes": 100_000, "labels_limit_bytes": 100_000, "wait_limit_s": 0.01,
-          "sign_in_limit": 1_000_000, "token_task_limit": 10_000_000, "queue_limit": 10_000_000,
-          "model_queue_limit": 10_000_000}  # fmt: skip
+          "sign_in_limit": 1_000_000, "dss_ticket_limit": 10_000_000, "token_task_limit": 10_000_000,
+          "queue_limit": 10_000_000, "model_queue_limit": 10_000_000}  # fmt: skip
+GITHASH = "5f3ad0b6c1a4c6a4d54d8b4f2d1b0a9e8c7d6e5f"
+SERVICE = '{"name": "fuzzed", "version": "1.0.0", "shortdesc": "an external service"}'
 TOKEN = {"Authorization": "Bearer {token}"}
 """A header of a request; the application puts its token there."""
 OF_THE_SERVER = {
@@ -79,6 +83,7 @@ class Application:
         _, self.token = Tokens(self.doors.database).create("fuzz", ALL_SCOPES)
         self._staging = folder / "blobs" / "staging"
         self._tasks: dict[str, str] = {}
+        self._make_tickets()
 
     def close(self) -> None:
         """Close the records."""
@@ -107,6 +112,19 @@ class Application:
     def left(self) -> list[str]:
         """Return what of uploads lies about."""
         return [path.name for path in self._staging.glob("*")] if self._staging.is_dir() else []
+
+    def _make_tickets(self) -> None:
+        """Make tickets of an external service: 1 waits for its files, 2 is claimed."""
+        desk, who = self.doors.app.extensions[EXTENSION], Caller("fuzz", ALL_SCOPES, "dss")
+        service = decode_service(SERVICE, GITHASH)
+        desk.providers.add("penn")
+        desk.providers.admit("penn", "fuzz")
+        desk.providers.offer("penn", service)
+        for _ in range(2):
+            ticket = desk.tickets.create(service, who)
+            desk.tickets.add_file(ticket.id, "a.itksnap", self.doors.blobs.stage(), who)
+        desk.tickets.set_ready(ticket.id, who)
+        assert desk.serving.claim([GITHASH], "penn", "one", who).id == ticket.id == 2
 
     def _is(self, uid: str, state: str) -> bool:
         with self.doors.database.reading() as connection:

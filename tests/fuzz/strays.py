@@ -12,7 +12,7 @@ from door_support import BOUNDARY, case, form, part
 from hypothesis import strategies as st
 from werkzeug.routing import Rule
 
-from fuzz.application import STATES, TOKEN, Application, Asked, judged
+from fuzz.application import GITHASH, SERVICE, STATES, TOKEN, Application, Asked, judged
 from fuzz.chance import feed
 from fuzz.noise import damage
 from fuzz.report import options, report_of
@@ -43,6 +43,36 @@ HEADERS = {
 }  # fmt: skip
 
 
+IDS = ("1", "1", "2", "3", "0", "9" * 30)
+"""Of tickets, files, lines of a log and users; that of a ticket that waits for files, and of one that is claimed."""
+FILLED = {
+    "model": ("one", "all"),
+    **dict.fromkeys(("ticket", "number", "user", "log_id"), IDS),
+    "area": ("input", "results"),
+    "category": ("info", "warning", "log"),
+    "githash": (GITHASH,),
+    "provider": ("penn",),
+    "which": ("completed", "all"),
+}
+FIELDS = {
+    "githash": (GITHASH, "0" * 40, "1"),
+    "name": ("one", "fuzzed", "penn"),
+    "status": ("ready", "success", "failed", "claimed", "x"),
+    "services": (GITHASH, f"{GITHASH},,{GITHASH}", "x"),
+    "provider": ("penn", "x"),
+    "code": ("a", "a" * 300),
+    "message": ("half & half", "%ff", "a\r\nb", "\0"),
+    "chunk_start": ("0", "0.5", "nan", "-1", "1e999"),
+    "chunk_end": ("1", "0.5", "inf", "x"),
+    "progress": ("0", "0.5", "1", "-0", ""),
+    "email": ("fuzz", "nobody"),
+    "service": (SERVICE, "{}", "[" * 5000, "1e999"),
+    "token": ("x" * 40, "ist_0_x", ""),
+    "days": ("100", "nan", "-1", "1e999"),
+}
+"""Of forms of the DSS door."""
+
+
 def stray(rules: list[Rule], random: Random) -> Asked:
     """Return a request."""
     rule = random.choice(rules)
@@ -62,17 +92,30 @@ def stray(rules: list[Rule], random: Random) -> Asked:
 def _filled(name: str, random: Random) -> str:
     if random.random() < 0.25:
         return random.choice(WORDS)
-    return random.choice(("one", "all")) if name == "model" else "{" + random.choice(STATES) + "}"
+    return random.choice(FILLED[name]) if name in FILLED else "{" + random.choice(STATES) + "}"
 
 
 def _body(random: Random) -> tuple[bytes, str]:
-    if random.random() < 0.1:
+    kind = random.random()
+    if kind < 0.1:
         return random.choice((b"", b"{", b"[]", b"{}", b"a=b&c", b"\xff" * 100)), "application/json"
+    if kind < 0.4:
+        return _fields(random), "application/x-www-form-urlencoded"
+    if kind < 0.5:
+        file = part("myfile", b"<registry/>", random.choice(("a.itksnap", "b.nii.gz", "../c", "")))
+        return form(file, part("submit", "send"))["data"], f"multipart/form-data; boundary={BOUNDARY}"
     content = case() if random.random() < 0.4 else zip_damage(case(), random)
     named = random.choice(("case", "zip_file", "image", "request_id"))
     parts = [part("model", random.choice(("one", "all"))), part(named, content, "c.zip")]
     body: bytes = form(*random.sample(parts, random.choice((1, 2, 2))))["data"]
     return (damage(body, random) if random.random() < 0.2 else body), f"multipart/form-data; boundary={BOUNDARY}"
+
+
+def _fields(random: Random) -> bytes:
+    """Return a form as the C++ client sends it, which encodes nothing."""
+    chosen = random.sample(sorted(FIELDS), random.choice((1, 2, 3, 5, len(FIELDS))))
+    content = "&".join(f"{name}={random.choice(FIELDS[name])}" for name in chosen).encode()
+    return damage(content, random) if random.random() < 0.2 else content
 
 
 def _shown(asked: Asked) -> str:
@@ -85,7 +128,8 @@ def main() -> None:
     asked = options()
     report, corpus = report_of(asked)
     logging.disable(logging.ERROR)
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+    # What watches for those who wait may look at the records once more when they are gone, and so make their file anew.
+    with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as folder:
         application = Application(Path(folder))
         rules = sorted(application.doors.app.url_map.iter_rules(), key=str)
 

@@ -30,6 +30,8 @@ READERS = {
     "tomaat form",
     "tomaat json",
     "workspace",
+    "ticket",
+    "ticket form",
 }
 OPERATIONS = 14
 ROW = re.compile(r"^(\w[\w ]*?)  +hypothesis +([\d,]+) +([\d,]+) .* (\d+)$", re.MULTILINE)

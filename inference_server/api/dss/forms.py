@@ -124,7 +124,7 @@ def since() -> int:
     """
     given = request.args.get("since", "0").strip()
     if not re.fullmatch(r"[0-9]{1,18}", given, re.ASCII):
-        raise BadRequest("'since' must be the id of a line of the log.", field="since")
+        raise BadRequest("What is given as 'since' must be the id of a line of the log.", field="since")
     return int(given)
 
 

@@ -20,6 +20,8 @@ PLACES = {
     "tomaat form": "tomaat.FORM",
     "tomaat json": "tomaat.MESSAGE",
     "workspace": "workspaces.WORKSPACE",
+    "ticket": "tickets.TICKET",
+    "ticket form": "tickets.FORM",
 }
 
 
