@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -19,18 +20,16 @@ from free_ports import await_port, free_ports
 
 from inference_server.stack.certificates import Pair
 
-USER, PASSWORD = "inference", "of-the-tests"
+USER, PASSWORD = "inference", secrets.token_hex(16)
 STOP_LIMIT_S = 20.0
 CONFIG = """\
-listeners.tcp.1 = {host}:{port}
+listeners.tcp.1 = 0.0.0.0:{port}
 loopback_users = none
 default_user = {user}
 default_pass = {password}
 log.console = true
 log.file = false
-"""
-TLS = """\
-listeners.ssl.1 = {host}:{tls_port}
+listeners.ssl.1 = 0.0.0.0:{tls_port}
 ssl_options.certfile = {certificate}
 ssl_options.keyfile = {key}
 ssl_options.verify = verify_none
@@ -40,25 +39,22 @@ ssl_options.fail_if_no_peer_cert = false
 
 @dataclass
 class RabbitMQ:
-    """A running broker."""
+    """A running broker, at every address of this machine."""
 
-    host: str
     port: int
     tls_port: int
     log: Path
     process: subprocess.Popen[bytes]
 
-    @property
-    def url(self) -> str:
-        return f"amqp://{USER}:{PASSWORD}@{self.host}:{self.port}//"
+    def url(self, host: str = "127.0.0.1") -> str:
+        return f"amqp://{USER}:{PASSWORD}@{host}:{self.port}//"
 
-    @property
-    def tls_url(self) -> str:
-        return f"amqps://{USER}:{PASSWORD}@{self.host}:{self.tls_port}//"
+    def tls_url(self, host: str) -> str:
+        return f"amqps://{USER}:{PASSWORD}@{host}:{self.tls_port}//"
 
     def wait(self) -> None:
         """Wait until it takes connections, which is some seconds after it listens."""
-        await_port(self.port, host=self.host, dead=lambda: self.process.poll() is not None)
+        await_port(self.port, dead=lambda: self.process.poll() is not None)
         deadline = time.monotonic() + 60.0
         while b"Server startup complete" not in self.log.read_bytes():
             assert time.monotonic() < deadline, self.log.read_text()
@@ -73,26 +69,21 @@ class RabbitMQ:
 
 
 @contextmanager
-def rabbitmq(*, host: str = "127.0.0.1", certificate: Pair | None = None) -> Iterator[RabbitMQ]:
-    """Run a broker that keeps everything in a folder of its own.
-
-    Args:
-        host: the address it listens on.
-        certificate: a certificate and its key, for TLS.
-    """
+def rabbitmq(certificate: Pair) -> Iterator[RabbitMQ]:
+    """Run a broker that keeps everything in a folder of its own; with a certificate and its key for TLS."""
     server, names = Path("/usr/lib/rabbitmq/bin/rabbitmq-server"), shutil.which("epmd")
     if not server.is_file() or names is None:
         pytest.skip("there is no RabbitMQ here: no program 'rabbitmq-server' was found")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rabbitmq-", ignore_cleanup_errors=True)))
         port, tls_port, names_port, nodes_port = free_ports(4)
-        _write_config(folder, host, port, tls_port, certificate)
+        _write_config(folder, port, tls_port, certificate)
         environment = {**os.environ, **_environment(folder, names_port, nodes_port)}
         with (folder / "names.log").open("wb") as log:
             _started(stack, [names, "-port", str(names_port)], environment, log.fileno())
         with (folder / "log").open("wb") as log:
             process = _started(stack, [str(server)], environment, log.fileno())
-        broker = RabbitMQ(host, port, tls_port, folder / "log", process)
+        broker = RabbitMQ(port, tls_port, folder / "log", process)
         broker.wait()
         yield broker
 
@@ -110,11 +101,9 @@ def _started(stack: ExitStack, command: list[str], environment: dict[str, str], 
     return process
 
 
-def _write_config(folder: Path, host: str, port: int, tls_port: int, certificate: Pair | None) -> None:
-    text = CONFIG.format(host=host, port=port, user=USER, password=PASSWORD)
-    if certificate:
-        text += TLS.format(host=host, tls_port=tls_port, certificate=certificate.certificate, key=certificate.key)
-    (folder / "rabbitmq.conf").write_text(text)
+def _write_config(folder: Path, port: int, tls_port: int, certificate: Pair) -> None:
+    places = {"port": port, "tls_port": tls_port, "certificate": certificate.certificate, "key": certificate.key}
+    (folder / "rabbitmq.conf").write_text(CONFIG.format(user=USER, password=PASSWORD, **places))
     (folder / "enabled_plugins").write_text("[].\n")
 
 

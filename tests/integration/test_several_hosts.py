@@ -22,7 +22,7 @@ from network_hosts import Host, network_hosts
 from nifti_files import nifti, packed
 from object_store import ObjectStore, object_store
 from postgres import USER, fresh_database, postgres
-from rabbitmq import RabbitMQ, rabbitmq
+from rabbitmq import RabbitMQ
 from servers import until
 
 from inference_server.settings import Settings
@@ -38,13 +38,13 @@ class Shared:
     """What all hosts reach."""
 
     database_url: str
+    broker_url: str
     store: ObjectStore
-    broker: RabbitMQ
 
     def settings(self, folder: Path, **changes: Any) -> Settings:
         """Return the settings of a host whose data and models lie in a folder of its own."""
         shutil.copytree(MODEL, folder / "models" / "threshold-app")
-        given = {"database_url": self.database_url, "broker_url": self.broker.url, "zoo": False, "worker_children": 1}
+        given = {"database_url": self.database_url, "broker_url": self.broker_url, "zoo": False, "worker_children": 1}
         places = {"data_dir": folder / "data", "models_dirs": str(folder / "models")}
         return Settings(**given, **places, **self.store.settings(BUCKET, "cases"), **changes)
 
@@ -81,15 +81,14 @@ def hosts() -> Iterator[list[Host]]:
 
 
 @pytest.fixture(scope="module")
-def shared(hosts: list[Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+def shared(hosts: list[Host], rabbit: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     address, (port,) = hosts[0].address, free_ports(1)
     with ExitStack() as stack:
         store = stack.enter_context(object_store(tmp_path_factory.mktemp("object-store"), host=address))
         store.make_bucket(BUCKET)
-        broker = stack.enter_context(rabbitmq(host=address))
         url = stack.enter_context(fresh_database(stack.enter_context(postgres(address, port))))
         name = url.partition("@/")[2].partition("?")[0]
-        yield Shared(f"postgresql+psycopg://{USER}@{address}:{port}/{name}", store, broker)
+        yield Shared(f"postgresql+psycopg://{USER}@{address}:{port}/{name}", rabbit.url(address), store)
 
 
 @pytest.fixture(scope="module")
