@@ -11,8 +11,10 @@ CHAOS ?= --seed 1 --tasks 300 --faults 40
 demo: .venv/installed
 	$(BIN)/python examples/mim_demo.py --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)")
 
+# What uses one core at a time runs in several processes; what starts servers, which use all cores, does not.
 test: .venv/nnunet
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto tests/unit tests/contract
+	$(BIN)/python -m pytest --ignore tests/unit --ignore tests/contract
 
 lint: .venv/installed
 	$(BIN)/ruff check .
