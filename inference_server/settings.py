@@ -188,7 +188,9 @@ class Settings(BaseSettings):
     child_memory_bytes: int = Field(
         0, ge=0, description="memory above which a worker child ends its task; 0: nine tenths of the machine's"
     )
-    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
+    device: str = Field(
+        "auto", description="`auto` (a worker on every GPU; on the CPU where there is none), `cpu`, `cuda` or `cuda:N`"
+    )
     cpu_threads: int = Field(0, ge=0, description="threads a model computes with on a CPU; 0: all cores")
     queues: str = Field(
         "default", pattern=r"[^\s,]", description="queues a worker listens to, separated by commas; at least one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import sys
 from pathlib import Path
@@ -90,11 +91,19 @@ def image_socket(
 
 
 def worker(data: Data = None, models: Models = None, device: Device = None, wait: Wait = False) -> None:
-    """Run a worker alone: start more of them to compute more cases at a time."""
+    """Run a worker alone, or one on each GPU: start more of them to compute more cases at a time."""
+    from inference_server.tasks.gpus import worker_devices
+
+    loaded = _with_broker(_settings({"data_dir": data, "models_dirs": models, "device": device}))
+    devices = worker_devices(loaded.device, os.environ)
+    if len(devices) > 1:
+        from inference_server.stack.fleet import run_fleet
+
+        run_fleet(loaded, devices, ready=_announce)
+        return
     from inference_server.tasks.worker import run_worker
 
-    given = {"data_dir": data, "models_dirs": models, "device": device}
-    run_worker(_with_broker(_settings(given)), ready=_announce, begin=_await_line if wait else None)
+    run_worker(loaded, ready=_announce, begin=_await_line if wait else None)
 
 
 def housekeeping(data: Data = None, models: Models = None) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from inference_server.settings import Settings
+
 STANDARD_ERROR = 2
 """Messages go there; standard output is for results."""
 FIRST_PAUSE_S = 0.2
@@ -162,6 +164,21 @@ class Part:
                 if line.startswith("ready"):
                     self.announced = line.removeprefix("ready").strip()
                     self.ready.set()
+
+
+def own_part(
+    name: str, settings: Settings, environment: Mapping[str, str] | None = None, *, waits: bool = False
+) -> Part:
+    """Return a part that runs one of our own commands.
+
+    Args:
+        name: of the command.
+        settings: that it gets, as environment variables.
+        environment: variables beside those.
+        waits: whether it is told to wait for a line first; see `PartSpec`.
+    """
+    command = (sys.executable, "-m", "inference_server", name, *(["--wait"] if waits else []))
+    return Part(PartSpec(name, command, {**settings.environment(), **(environment or {})}, waits=waits))
 
 
 def _leash() -> tuple[str, ...]:

@@ -6,23 +6,23 @@ import fcntl
 import logging
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from inference_server.errors import SettingsError, StoreUnavailable
+from inference_server.errors import SettingsError
 from inference_server.settings import PREFIX, Settings
-from inference_server.stack.part import Part, PartSpec
+from inference_server.stack.fleet import return_claims
+from inference_server.stack.part import Part, PartSpec, own_part
 from inference_server.stack.redis import EmbeddedRedis, prepare_redis
 from inference_server.tasks.allocator import allocator_environment
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
-from inference_server.tasks.queue import CeleryTurns, send_turns
-from inference_server.tasks.record import worker_name
+from inference_server.tasks.gpus import worker_devices
+from inference_server.tasks.queue import CeleryTurns
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +67,10 @@ class Supervisor:
         self._claims = Claims(open_database(settings.database), max_attempts=settings.max_attempts)
         self._turns = CeleryTurns(settings)
         self._broker = [Part(PartSpec("redis", redis.command, {}, ready_line=False))] if redis else []
-        worker_environment = {"REMAP_SIGTERM": "SIGQUIT", **allocator_environment(os.environ)}
-        self._worker = _own_part("worker", settings, worker_environment, waits=True)
-        self._api = _own_part("api", settings)
-        self._socket = [_own_part("image-socket", settings)] if settings.image_socket_port is not None else []
-        self._own = [_own_part("housekeeping", settings), self._worker, *self._socket, self._api]
+        self._workers = [_worker(settings, device) for device in worker_devices(settings.device, os.environ)]
+        self._api = own_part("api", settings)
+        self._socket = [own_part("image-socket", settings)] if settings.image_socket_port is not None else []
+        self._own = [own_part("housekeeping", settings), *self._workers, *self._socket, self._api]
 
     @property
     def url(self) -> str:
@@ -100,33 +99,23 @@ class Supervisor:
             if (status := part.died()) is not None:
                 pid, pause_s = part.pid, part.plan_restart()
                 log.error("part died", extra={"part": part.spec.name, "exit_status": status, "pause_s": pause_s})
-                if part is self._worker and pid is not None:
-                    self._return_claims(pid)
+                if part in self._workers and pid is not None:
+                    return_claims(self._settings, self._claims, self._turns, pid)
             if part.restart_if_due():
                 log.info("part restarted", extra={"part": part.spec.name})
-        if self._settings.spare_worker:
-            self._worker.keep_spare()
+        for worker in self._workers if self._settings.spare_worker else ():
+            worker.keep_spare()
 
     def stop(self) -> None:
         """Stop every part; the broker last, since the others talk to it while they stop."""
-        self._worker.drop_spare()
+        for worker in self._workers:
+            worker.drop_spare()
         for parts in (self._own, self._broker):
             _stop(parts, time.monotonic() + STOP_LIMIT_S)
 
     @property
     def _parts(self) -> Sequence[Part]:
         return (*self._broker, *self._own)
-
-    def _return_claims(self, pid: int) -> None:
-        """Return what a dead worker held, also one that died while it was not all up.
-
-        Each of its children may have had a turn for which nothing was claimed yet, so there are as many new ones.
-        """
-        try:
-            self._claims.lose(worker_name(pid), alive_pids=())
-            send_turns(self._turns, self._settings.queue_names, self._settings.worker_children)
-        except StoreUnavailable:
-            log.warning("claims of the dead worker are left to housekeeping")
 
     def _refuse_dead(self, deadline: float) -> None:
         for part in self._parts:
@@ -146,11 +135,9 @@ def _stop(parts: Sequence[Part], deadline: float) -> None:
             part.kill()
 
 
-def _own_part(
-    name: str, settings: Settings, environment: Mapping[str, str] | None = None, *, waits: bool = False
-) -> Part:
-    command = (sys.executable, "-m", "inference_server", name, *(["--wait"] if waits else []))
-    return Part(PartSpec(name, command, {**settings.environment(), **(environment or {})}, waits=waits))
+def _worker(settings: Settings, device: str) -> Part:
+    environment = {"REMAP_SIGTERM": "SIGQUIT", **allocator_environment(os.environ)}
+    return own_part("worker", settings.model_copy(update={"device": device}), environment, waits=True)
 
 
 def _keep_ports(part: Part, *settings: str) -> None:

@@ -28,11 +28,20 @@ def test_a_data_folder_that_cannot_be_written_to_is_a_sentence(tmp_path: Path) -
         run_up(Settings(data_dir=tmp_path), ready=print)
 
 
+def test_each_of_several_gpus_gets_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference_server.stack.supervisor.worker_devices", lambda *_: ["cuda:0", "cuda:1"])
+    settings = Settings(data_dir=tmp_path, broker_url="redis://127.0.0.1:1/0")
+    supervisor = Supervisor(settings, None)
+    workers = [part.spec for part in supervisor._own if part.spec.name == "worker"]
+    assert [spec.environment["INFERENCE_SERVER_DEVICE"] for spec in workers] == ["cuda:0", "cuda:1"]
+    assert all(spec.waits and spec.environment["REMAP_SIGTERM"] == "SIGQUIT" for spec in workers)
+
+
 def test_what_a_worker_held_goes_back_also_if_it_died_before_it_was_all_up(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, broker_url=f"redis+socket://{tmp_path / 'none.sock'}")
     supervisor = Supervisor(settings, None)
     worker = Part(PartSpec("worker", (sys.executable, "-c", "pass"), {}))
-    supervisor._worker, supervisor._own = worker, [worker]
+    supervisor._workers, supervisor._own = [worker], [worker]
     worker.start()
     assert worker.wait(20)
     database = open_database(settings.database)
