@@ -91,12 +91,23 @@ def _database(settings: Settings) -> Finding:
 
 def _blobs(settings: Settings) -> Finding:
     from inference_server.tasks.blobs import blobs_folder
+    from inference_server.tasks.blobs.s3_store import PREFIX
 
+    if settings.blobs.startswith(PREFIX):
+        return _bucket(settings)
     folder = blobs_folder(settings.blobs)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     well = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
     mend = "" if well else f"Let this user write into {existing}, or correct INFERENCE_SERVER_BLOBS_URL."
     return Finding("blobs", well, "can be written" if well else "cannot be written", mend)
+
+
+def _bucket(settings: Settings) -> Finding:
+    from inference_server.tasks.blobs.s3_store import why_unusable
+
+    why = why_unusable(settings)
+    mend = f"Correct INFERENCE_SERVER_BLOBS_URL and INFERENCE_SERVER_S3_…; the object store says: {why}" if why else ""
+    return Finding("blobs", not why, "cannot be written" if why else "can be written", mend)
 
 
 def _disk(settings: Settings) -> Finding:

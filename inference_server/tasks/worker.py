@@ -107,6 +107,7 @@ def run_worker(
         if begin:
             begin()
         settings, machine = _fitted(settings)
+        prune_models(settings)
     name = worker_name(os.getpid())
     database = open_database(settings.database)
     claims = Claims(database, max_attempts=settings.max_attempts)
@@ -163,6 +164,19 @@ def _fitted(settings: Settings) -> tuple[Settings, Machine]:
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as apart:
         machine = apart.submit(this_machine, settings.device).result()
     return with_fit_queues(settings, [model.manifest for model in open_registry(settings).models()], machine), machine
+
+
+def prune_models(settings: Settings) -> None:
+    """Remove copies of models that no task needs any more: housekeeping does so on its own host alone."""
+    from inference_server.models.registry import open_registry
+
+    database = open_database(settings.database)
+    try:
+        open_registry(settings).prune(Claims(database, max_attempts=settings.max_attempts).needed_digests())
+    except OSError as exc:
+        log.warning("copies of models not removed", extra={"why": exc.strerror})
+    finally:
+        database.close()
 
 
 def _catch_signals(guardian: Guardian) -> None:

@@ -17,7 +17,7 @@ from inference_server.errors import ResultGone, SettingsError, StorageFull, Stor
 from inference_server.settings import MIB, Settings, load_settings
 from inference_server.tasks.blobs import Blobs, LocalBlobs, open_blobs, s3, staging
 from inference_server.tasks.blobs.memory import MemoryBlobs
-from inference_server.tasks.blobs.s3_store import open_store
+from inference_server.tasks.blobs.s3_store import open_store, why_unusable
 from inference_server.tasks.blobs.staging import disk_errors
 
 BUCKET = "cases"
@@ -339,6 +339,12 @@ def test_a_machine_removes_what_its_own_ended_processes_were_writing(
     left.write_bytes(b"half a case")
     staged = open_blobs(in_bucket).stage()
     assert list(folder.iterdir()) == [staged]
+
+
+def test_a_trial_of_a_bucket_says_what_is_wrong_with_it_and_leaves_nothing_there(in_bucket: Settings) -> None:
+    assert why_unusable(in_bucket) == ""
+    assert list(obstore.list(open_store(in_bucket)).collect()) == []
+    assert "NoSuchBucket" in why_unusable(in_bucket.model_copy(update={"blobs_url": "s3://no-such-bucket"}))
 
 
 def test_an_endpoint_is_a_url() -> None:

@@ -99,11 +99,11 @@ def test_the_wheel_and_its_extras_are_ours(name: str) -> None:
     assert wheel == f"inference_server-{inference_server.__version__}-py3-none-any.whl"
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
-    named = re.findall(r"whl\[([a-z,]+)\]|^ARG EXTRAS=(.+)$", text, re.MULTILINE)
+    named = re.findall(r"whl\[([a-z0-9,]+)\]|^ARG EXTRAS=(.+)$", text, re.MULTILINE)
     extras = {extra for pair in named for extra in ",".join(filter(None, pair)).split(",")}
     assert extras <= set(parser["options.extras_require"])
     assert ("worker" in extras) == (name == "worker.Dockerfile")
-    assert "postgresql" in extras
+    assert {"postgresql", "s3"} <= extras
 
 
 @pytest.mark.parametrize("name", IMAGES)

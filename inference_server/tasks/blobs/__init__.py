@@ -70,6 +70,6 @@ def blobs_folder(url: str) -> Path:
     """
     if not url.startswith("file:///"):
         raise SettingsError(
-            "The setting INFERENCE_SERVER_BLOBS_URL must be of the form file:///folder or s3://bucket/prefix."
+            "The setting INFERENCE_SERVER_BLOBS_URL must be a URL, file:///folder or s3://bucket/prefix."
         )
     return Path(url.removeprefix("file://"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -73,6 +74,24 @@ def open_store(settings: Settings) -> S3Store:
         )
     except (BaseError, ValueError) as exc:
         raise SettingsError(f"The settings INFERENCE_SERVER_S3_… cannot be used: {exc}.") from exc
+
+
+def why_unusable(settings: Settings) -> str:
+    """Put an empty object of a new name into the bucket and delete it; return what the object store has against it.
+
+    Raises:
+        SettingsError: as `open_store`.
+    """
+    import obstore
+    from obstore.exceptions import BaseError
+
+    store, name = open_store(settings), f"trial-{uuid.uuid4().hex}"
+    try:
+        obstore.put(store, name, b"")
+        obstore.delete(store, name)
+    except (BaseError, OSError) as exc:
+        return str(exc)
+    return ""
 
 
 def _place(settings: Settings) -> Any:

@@ -53,3 +53,16 @@ def test_a_check_that_there_is_not_is_named(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["doctor", "--data", str(tmp_path), "--only", "blobs,pulse"])
     assert (done.exit_code, done.stdout) == (1, "")
     assert str(done.exception) == "There is no check 'pulse'. The checks are blobs."
+
+
+def test_a_bucket_that_does_not_answer_is_not_well_and_what_was_wrong_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INFERENCE_SERVER_S3_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("INFERENCE_SERVER_S3_KEY_ID", "doctor")
+    monkeypatch.setenv("INFERENCE_SERVER_S3_SECRET", "of-the-doctor")
+    out = said(tmp_path, "s3://cases/of-hospital", 1)
+    assert out.startswith("BAD  blobs: cannot be written\n")
+    assert "http://127.0.0.1:1/cases/of-hospital/trial-" in out
+    assert "of-the-doctor" not in out
+    assert not (tmp_path / "data").exists()
