@@ -178,3 +178,25 @@ def test_a_thousand_connections_at_once(address: tuple[str, int], socket_server:
     until(lambda: process.num_fds() < 100)
     with Peer(address) as again:
         assert again.hears() == b"?"
+
+
+def test_a_socket_that_dies_comes_back_on_its_port(
+    address: tuple[str, int], socket_server: LaunchedServer, tmp_path: Path
+) -> None:
+    """Its clients only have to connect again."""
+    killed = part(socket_server)
+    with Peer(address) as peer:
+        assert peer.hears() == b"?"
+        killed.kill()
+        killed.wait(20)
+        assert peer.is_closed()
+    with until(lambda: connected(address)) as fielded:
+        assert part(socket_server).pid != killed.pid
+        assert fielded.classify(xray(tmp_path, int(EDGE) + 20), b"ENSE") == b"P"
+
+
+def connected(address: tuple[str, int]) -> Fielded | None:
+    try:
+        return Fielded(address)
+    except ConnectionRefusedError:
+        return None
