@@ -156,6 +156,8 @@ def test_labels_come_on_the_grid_of_the_main_image_where_the_model_takes_another
     with bridges.serving("bright"):
         until(lambda: bool(remote.tickets[ticket].ended), "the ticket ends")
     assert remote.tickets[ticket].ended == ["success"], remote.tickets[ticket].log
+    warnings = [message for _, category, message in remote.tickets[ticket].log if category == "warning"]
+    assert len([message for message in warnings if "brought onto the grid" in message]) == 1
     [name] = [name for name in remote.tickets[ticket].files["results"] if name.startswith("layer_002")]
     (tmp_path / "labels.nii.gz").write_bytes(remote.tickets[ticket].files["results"][name])
     labels, sent = read_volume(tmp_path / "labels.nii.gz", max_bytes=1 << 20), gzip.decompress(main)

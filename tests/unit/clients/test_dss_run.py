@@ -16,7 +16,7 @@ from inference_server.clients.dss.bridge.journal import new_entry
 from inference_server.clients.dss.bridge.run import TicketRun
 from inference_server.clients.dss.errors import DSSRefused
 from inference_server.clients.dss.sessions import FileSessions
-from inference_server.clients.native import Client, ServerError
+from inference_server.clients.native import Client, RemoteTask, ServerError
 
 URL = "http://dss.example.org"
 
@@ -64,6 +64,23 @@ def test_a_ticket_that_somebody_else_has_is_left_alone(desk: Desk, provider: Any
     assert {name for name, _, _ in provider.method_calls} == {"status"}
     assert client.method_calls == []
     assert desk.journal.entries() == []
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_what_was_assumed_and_said_stands_in_the_log_once(
+    desk: Desk, provider: Any, client: Any, monkeypatch: pytest.MonkeyPatch, *, noted: bool
+) -> None:
+    monkeypatch.setattr("inference_server.clients.dss.bridge.run.result_workspace", lambda *_: None)
+    provider.status.return_value, client.fetch.return_value, client.events.return_value = "claimed", [], []
+    provider.download.side_effect = lambda _, folder: folder.mkdir()
+    report = {"notes": ["Assumed."], "texts": {"said": "so\nand so"}}
+    client.status.return_value = RemoteTask("abc", "bright", "finished", 3, raw={"report": report})
+    entry = replace(new_entry(7, "b" * 40), uid="abc", noted=noted)
+    desk.journal.write(entry)
+    TicketRun(desk, entry).serve()
+    said = [call.args for call in provider.log.call_args_list]
+    assert said == ([] if noted else [(7, "warning", "Assumed."), (7, "info", "said: so and so")])
+    provider.succeed.assert_called_once_with(7)
 
 
 def test_a_task_that_is_gone_here_fails_the_ticket(desk: Desk, provider: Any, client: Any) -> None:

@@ -27,6 +27,7 @@ class Entry:
         key: with it the ticket becomes one task and no second one, however often it is submitted.
         uid: of that task, once it is known.
         events_seen: `seq` of the task's last event that the ticket's log has.
+        noted: whether the log has what the task's report says in words.
     """
 
     ticket: int
@@ -34,6 +35,7 @@ class Entry:
     key: str
     uid: str | None = None
     events_seen: int = 0
+    noted: bool = False
 
 
 def new_entry(ticket: int, service: str) -> Entry:

@@ -137,12 +137,23 @@ class TicketRun:
         result = self._lasting(lambda: self._desk.client.fetch(task.uid, folder / "result"))
         workspace = folder / "results.itksnap"
         result_workspace(self._files(), result, self._model(), workspace)
+        self._note(task.raw.get("report") or {})
         for table in (path for path in result if path.name == CLASSES):
             self._attach(table)
         self._lasting(lambda: provider.upload(ticket, workspace))
         self._tell(1.0)
         self._lasting(lambda: provider.succeed(ticket))
         _log.info("finished", extra={"ticket": ticket, "task": task.uid})
+
+    def _note(self, report: Mapping[str, Any]) -> None:
+        """Write what was assumed or degraded, and the model's texts, into the ticket's log."""
+        if self._entry.noted:
+            return
+        for note in report.get("notes", ()):
+            self._say("warning", _one_line(note))
+        for name, text in report.get("texts", {}).items():
+            self._say("info", _one_line(f"{name}: {text}"))
+        self._write(replace(self._entry, noted=True))
 
     def _refused(self, refused: DSSRefused) -> None:
         """A ticket that is gone is left alone; one that is still ours has failed."""
@@ -201,3 +212,8 @@ class TicketRun:
 
     def _lasting(self, ask: Callable[[], _Answer]) -> _Answer:
         return self._desk.patience.lasting(ask)
+
+
+def _one_line(text: str) -> str:
+    """Return a text without line breaks, which the tables of this protocol cannot hold."""
+    return " ".join(text.split())
