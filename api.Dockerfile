@@ -13,7 +13,7 @@ COPY inference_server ./inference_server
 COPY mim_extension ./mim_extension
 RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && python -m pip --python /opt/inference-server install --constraint constraints.txt \
-    '/wheels/inference_server-0.1.0-py3-none-any.whl[api,postgresql,s3]'
+    '/wheels/inference_server-0.1.0-py3-none-any.whl[api,flower,postgresql,s3,traces]'
 
 FROM python:${PYTHON}
 RUN groupadd --gid 10001 inference-server \

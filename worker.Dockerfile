@@ -7,7 +7,7 @@ FROM python:${PYTHON} AS build
 # torch as it is published first has the libraries of CUDA, not the driver, and computes on processors too. PyTorch has
 # an index of its own for each other kind (processors alone, which is far smaller; other versions of CUDA): name it here.
 ARG TORCH_INDEX=
-ARG EXTRAS=worker,openvino,postgresql,s3
+ARG EXTRAS=worker,openvino,postgresql,s3,traces
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /source
 COPY constraints.txt ./

@@ -209,6 +209,7 @@ class Settings(BaseSettings):
     traces_url: str | None = Field(
         None, description="where to send traces by OTLP over HTTP, as http://collector:4318/v1/traces; needs `traces`"
     )
+    celery_events: bool = Field(False, description="workers send Celery's events, by which Flower sees them")
     log_json: bool = Field(False, description="write logs as JSON lines")
     log_level: str = Field(
         "INFO", pattern="(?i)^(debug|info|warning|error|critical)$", description="lowest level that is logged"

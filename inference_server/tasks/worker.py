@@ -203,7 +203,7 @@ def _controller(settings: Settings, name: str, child: Child) -> WorkController:
         worker_prefetch_multiplier=1,
         worker_proc_alive_timeout=NEVER_S,  # loading models takes as long as it takes; a dead child is noticed anyway
         worker_redirect_stdouts=False,
-        worker_send_task_events=False,
+        worker_send_task_events=settings.celery_events,
     )
     app.task(name=TURN, Request=_Request)(child.take_turn)
     signals.worker_process_init.connect(lambda **_: child.start(), weak=False)
@@ -217,5 +217,5 @@ def _controller(settings: Settings, name: str, child: Child) -> WorkController:
         concurrency=settings.worker_children,
         without_gossip=True,
         without_mingle=True,
-        without_heartbeat=True,
+        without_heartbeat=not settings.celery_events,
     )

@@ -135,3 +135,12 @@ def test_promtool_takes_the_rules_and_the_configuration() -> None:
             [promtool, "check", *words, PROMETHEUS / file], check=False, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_flower_talks_to_the_broker_of_the_server_and_is_in_its_image() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    flower, api = services["flower"], services["api"]
+    assert flower["environment"]["CELERY_BROKER_URL"] == api["environment"][f"{PREFIX.upper()}BROKER_URL"]
+    assert (flower["image"], flower["profiles"], flower["networks"]) == (api["image"], ["flower"], ["inside"])
+    assert "flower" in re.findall(r"\.whl\[([a-z,0-9]+)\]", (ROOT / "api.Dockerfile").read_text())[0].split(",")
+    assert "ports" not in flower
