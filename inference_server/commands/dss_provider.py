@@ -63,6 +63,14 @@ def claim(
 
 
 @app.command()
+def files(ticket: Ticket, server: Server, certificate: Certificate = None, as_json: AsJson = False) -> None:
+    """List the files that a ticket came with: number, name."""
+    with connected(server, certificate) as connection:
+        found = Provider(connection).files(ticket)
+    echo_rows([(str(each.index), each.filename) for each in found], found, as_json)
+
+
+@app.command()
 def download(
     ticket: Ticket,
     server: Server,

@@ -297,7 +297,9 @@ def test_the_commands_do_the_same(place: Place, workspace: str, tmp_path: Path) 
     assert json.loads(ward.run("service", place.service))["name"] == "Bright-Marker"
     ticket = ward.run("send", "Bright-Marker", workspace)
     assert daemon.run("provider", "claim", place.service, "--provider", "lab") == ticket
+    listed = json.loads(daemon.run("provider", "files", ticket, "--json"))
     files = daemon.run("provider", "download", ticket, "--out", str(tmp_path / "in")).splitlines()
+    assert [Path(file).name for file in files] == [each["filename"] for each in listed]
     daemon.run("provider", "progress", ticket, "0.5")
     assert ward.run("status", ticket) == "claimed 50%"
     daemon.run("provider", "attach", ticket, "A file", files[0])
