@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("suite", derandomize=True)
+settings.load_profile("suite")  # the same examples every time; `--hypothesis-profile default` looks for new ones
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
