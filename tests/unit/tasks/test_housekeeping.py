@@ -3,13 +3,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
+from worker_rows import worker_row
 
 from inference_server.models.manifest import Manifest
 from inference_server.settings import Settings
@@ -20,11 +23,14 @@ from inference_server.tasks.caller import Caller, Scope
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
 from inference_server.tasks.housekeeping import BLOBS_EVERY_S, PATIENCE_S, Housekeeper
+from inference_server.tasks.metrics import Metrics
+from inference_server.tasks.metrics_listener import metrics_listener
 from inference_server.tasks.record import Holder, NewTask, Priority, Problem, Status, Task, new_uid
 from inference_server.tasks.store import Store
 from inference_server.tasks.tickets import rows
 from inference_server.tasks.tickets.record import Service, TicketStatus
 from inference_server.tasks.tickets.tickets import Tickets
+from inference_server.tasks.workers import FORGOTTEN_S, Workers
 
 HOLDER = Holder("worker", 1)
 
@@ -244,6 +250,37 @@ def test_the_models_are_announced_while_housekeeping_runs(tmp_path: Path, monkey
     housekeeping.run_housekeeping(world.settings)
     [(settings, models, stop)] = told
     assert (settings, models(), stop) == (world.settings, world.served, stopped)
+
+
+def test_the_figures_are_told_at_a_port_of_their_own_while_housekeeping_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped, world, seen = threading.Event(), World(tmp_path, metrics_port=0), []
+    monkeypatch.setattr(housekeeping, "_stop_event", lambda: stopped)
+    monkeypatch.setattr(housekeeping, "open_housekeeper", lambda settings: world.keeper)
+
+    @contextmanager
+    def listener(metrics: Metrics, host: str, port: int) -> Iterator[int]:
+        with metrics_listener(metrics, host, port) as found:
+            seen.append(httpx.get(f"http://{host}:{found}/metrics").text)
+            stopped.set()
+            yield found
+
+    monkeypatch.setattr(housekeeping, "metrics_listener", listener)
+    world.submit()
+    housekeeping.run_housekeeping(world.settings)
+    assert 'inference_server_queue_waiting_tasks{queue="default"} 1.0' in seen[0].splitlines()
+
+
+def test_workers_that_fell_silent_long_ago_are_forgotten(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, broker_url="memory://", zoo=False)
+    keeper = housekeeping.open_housekeeper(settings)
+    workers = Workers(open_database(settings.database))
+    now = time.time()
+    for name, silence_s in (("alive", 0), ("silent", FORGOTTEN_S - 60), ("gone", FORGOTTEN_S + 60)):
+        workers.beat(worker_row(name=name, beat_at=now - silence_s))
+    keeper.sweep()
+    assert [worker.name for worker in workers.all()] == ["alive", "silent"]
 
 
 def test_files_of_tickets_are_no_orphans_and_silent_providers_are_noticed(world: World) -> None:
