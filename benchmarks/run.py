@@ -16,6 +16,7 @@ NAMES = (
     "pipeline",
     "whole_body",
     "image_socket",
+    "several_hosts",
 )
 
 

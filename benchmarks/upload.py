@@ -48,7 +48,7 @@ def measure() -> list[Figure]:
 
 def _uploads(url: str, supervisor: int, case: Path) -> tuple[float, float]:
     times = []
-    with httpx.Client(base_url=url, timeout=300) as http, _memory_of_api(supervisor) as growth_mib:
+    with httpx.Client(base_url=url, timeout=300) as http, memory_of_api(supervisor) as growth_mib:
         for _ in range(ROUNDS):
             times.append(timed(lambda: _submit(http, case)))
     return min(times), max(growth_mib)
@@ -61,7 +61,7 @@ def _submit(http: httpx.Client, case: Path) -> None:
 
 
 @contextmanager
-def _memory_of_api(supervisor: int) -> Iterator[list[float]]:
+def memory_of_api(supervisor: int) -> Iterator[list[float]]:
     """Yield a list that afterwards holds the growth of each API process in MiB, at its highest."""
     processes = [p for p in psutil.Process(supervisor).children(recursive=True) if "api" in p.cmdline()]
     before = [p.memory_info().rss for p in processes]
