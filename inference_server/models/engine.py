@@ -34,6 +34,7 @@ class Engine:
         threads: threads to compute with on a CPU; 0 leaves torch's choice.
         cache_dir: folder that remembers which precision fits; None finds out anew in each process.
         budget_bytes: memory for models that are kept warm; None is a quarter of the device's.
+        sharers: how many processes share the cores while they compute what is light.
     """
 
     def __init__(
@@ -44,11 +45,12 @@ class Engine:
         threads: int = 0,
         cache_dir: Path | None = None,
         budget_bytes: int | None = None,
+        sharers: int = 1,
     ) -> None:
         self.registry = registry
         self.device = device or torch.device("cpu")
         self.device_id = identify_device(self.device)
-        self._predictor = Predictor(self.device, cache_dir=cache_dir, budget_bytes=budget_bytes)
+        self._predictor = Predictor(self.device, cache_dir=cache_dir, budget_bytes=budget_bytes, sharers=sharers)
         if threads:
             torch.set_num_threads(threads)
 
@@ -157,4 +159,5 @@ def open_engine(settings: Settings, registry: Registry) -> Engine:
         threads=settings.cpu_threads,
         cache_dir=settings.data_dir / "precision",
         budget_bytes=settings.warm_memory_bytes or None,
+        sharers=settings.worker_children,
     )

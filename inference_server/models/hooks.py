@@ -16,6 +16,7 @@ class Hooks:
         progress: told the fraction of the windows that are done, 0 to 1.
         cancelled: asked before each window and each phase whether to stop.
         hold: gives a context in which the device is this run's alone.
+        share: gives one in which runs that ask for no more than this use the device at the same time.
         event: told a line for the task's log: its level (`info`, `warning`, `error`) and its text.
     """
 
@@ -23,6 +24,7 @@ class Hooks:
     progress: Callable[[float], None] = lambda _: None
     cancelled: Callable[[], bool] = lambda: False
     hold: Callable[[], AbstractContextManager[object]] = nullcontext
+    share: Callable[[], AbstractContextManager[object]] = nullcontext
     event: Callable[[str, str], None] = lambda _level, _text: None
 
 

@@ -72,6 +72,8 @@ class Backend(StrEnum):
     TRACED = "traced"
     """Torch, from a frozen TorchScript graph."""
     OPENVINO = "openvino"
+    GRAPH = "graph"
+    """`openvino` where that is installed, else `traced`; not tried on the example."""
 
 
 class Manifest(Declared):

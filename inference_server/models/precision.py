@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from inference_server.models.backends import Mode, is_installed, modes
+from inference_server.models.backends import Mode, is_installed, meant, modes
 from inference_server.models.device import describe_device
 from inference_server.models.example import read_example
 from inference_server.models.manifest import Backend, Manifest, Precision
@@ -70,7 +70,7 @@ def _declared(manifest: Manifest, device: torch.device) -> Mode:
     """Return what a manifest asks for, and the plainest where it leaves a choice."""
     free = manifest.backend is Backend.AUTO or device.type != "cpu"
     precision = Precision.FLOAT32 if manifest.precision is Precision.AUTO else manifest.precision
-    return Mode(Backend.EAGER if free else manifest.backend, precision)
+    return Mode(Backend.EAGER if free else meant(manifest.backend), precision)
 
 
 def _find(runtime: Runtime, device: torch.device, possible: Sequence[Mode]) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from traceback import clear_frames
@@ -23,6 +23,7 @@ from inference_server.models.cache import WarmCache
 from inference_server.models.case import Case
 from inference_server.models.course import Course
 from inference_server.models.device import free_memory, memory_bytes
+from inference_server.models.hooks import Hooks
 from inference_server.models.precision import settle
 from inference_server.models.registry import Model
 from inference_server.models.runtimes import make_runtime
@@ -52,10 +53,14 @@ class Predictor:
         device: what to compute on.
         cache_dir: folder that remembers which precision fits; None finds out anew in each process.
         budget_bytes: memory for models that are kept warm; None is a quarter of the device's.
+        sharers: how many processes share the cores while they compute what is light.
     """
 
-    def __init__(self, device: torch.device, *, cache_dir: Path | None, budget_bytes: int | None) -> None:
+    def __init__(
+        self, device: torch.device, *, cache_dir: Path | None, budget_bytes: int | None, sharers: int = 1
+    ) -> None:
         self.device = device
+        self._sharers = sharers
         self._cache_dir = cache_dir
         self._warm = WarmCache(int(memory_bytes(device) * WARM_SHARE) if budget_bytes is None else budget_bytes)
 
@@ -145,12 +150,28 @@ class Predictor:
         with course.phase("preparing"):
             prepared = course.once(runtime.preparation, lambda: runtime.prepare(case))
         efforts = lesser_efforts(runtime.batch, device, whole=whole, room=self._warm.has_others(runtime))
-        with course.phase("predicting"), hooks.hold() if device == self.device else nullcontext():
+        with course.phase("predicting"), self._place(runtime, device, hooks):
             prediction = with_less(predict, efforts, first=Effort(whole=whole), told=told)
             self._free_device()
         for note in (*runtime.notes, *prediction.notes):
             course.note(note)
         return prediction
+
+    def _place(self, runtime: Runtime, device: torch.device, hooks: Hooks) -> AbstractContextManager[object]:
+        """Return a context in which a runtime may compute; the processor takes what the GPU had no room for at once."""
+        if device != self.device:
+            return nullcontext()
+        return self._shared(hooks) if runtime.light else hooks.hold()
+
+    @contextmanager
+    def _shared(self, hooks: Hooks) -> Iterator[None]:
+        threads = torch.get_num_threads()
+        with hooks.share():
+            torch.set_num_threads(max(1, threads // self._sharers))
+            try:
+                yield
+            finally:
+                torch.set_num_threads(threads)
 
     def _load_with_room(self, model: Model) -> Runtime:
         """Load a model; where memory does not suffice, without others."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from inference_server.models.hooks import Hooks
 from inference_server.tasks.device import DeviceLock
@@ -33,7 +34,8 @@ class Attempt:
     @property
     def hooks(self) -> Hooks:
         keeper = self.keeper
-        return Hooks(self._enter, keeper.progress, keeper.cancelled, self._hold, keeper.event)
+        share = partial(self._hold, shared=True)
+        return Hooks(self._enter, keeper.progress, keeper.cancelled, self._hold, share, keeper.event)
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
@@ -54,9 +56,9 @@ class Attempt:
         self.keeper.phase(Phase(phase))
 
     @contextmanager
-    def _hold(self) -> Iterator[None]:
+    def _hold(self, *, shared: bool = False) -> Iterator[None]:
         asked = time.perf_counter()
-        with self.lock.hold(self.keeper.cancelled):
+        with self.lock.hold(self.keeper.cancelled, shared=shared):
             began = time.perf_counter()
             phase = self.course[-1][0] if self.course else ""
             self.waited_s[phase] = self.waited_s.get(phase, 0.0) + began - asked

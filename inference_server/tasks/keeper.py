@@ -167,8 +167,10 @@ class Keeper:
 
     def _tell(self, news: _News) -> None:
         with self._condition:
+            is_first = not self._news  # what comes after it goes with the same beat
             self._news = self._news.before(news)
-            self._condition.notify()
+            if is_first:
+                self._condition.notify()
 
     def _run(self) -> None:
         while self._wait_until_due():

@@ -59,6 +59,13 @@ def is_installed(backend: Backend) -> bool:
     return backend is not Backend.OPENVINO or find_spec("openvino") is not None
 
 
+def meant(backend: Backend) -> Backend:
+    """Return what `graph` means here; any other backend as it is."""
+    if backend is not Backend.GRAPH:
+        return backend
+    return Backend.OPENVINO if is_installed(Backend.OPENVINO) else Backend.TRACED
+
+
 def modes(device: torch.device, manifest: Manifest) -> tuple[Mode, ...]:
     """Return the modes in which a model might be computed on a device, the plainest first.
 
@@ -66,7 +73,7 @@ def modes(device: torch.device, manifest: Manifest) -> tuple[Mode, ...]:
     """
     graphs = device.type == "cpu" and not manifest.compile
     backends = [one for one in _OPENERS if is_installed(one)] if graphs else [Backend.EAGER]
-    pinned = manifest.backend if graphs else Backend.AUTO
+    pinned = meant(manifest.backend) if graphs else Backend.AUTO
     backends = [one for one in backends if pinned in (one, Backend.AUTO)]
     known = (Precision.FLOAT32, *half_precisions(device))
     precisions = known if manifest.precision is Precision.AUTO else (manifest.precision,)

@@ -82,6 +82,11 @@ class Runtime(ABC):
         return None
 
     @property
+    def light(self) -> bool:
+        """Whether a case takes so little of the device that others may be computed beside it, in fewer threads each."""
+        return False
+
+    @property
     def preparation(self) -> str | None:
         """What `prepare` depends on besides the case; models of one text share it. None: it is not shared."""
         return None

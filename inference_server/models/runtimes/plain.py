@@ -79,6 +79,11 @@ class PlainRuntime(Runtime):
         return f"{manifest.dimensions} {channels} {preparation(manifest).model_dump_json()}"
 
     @property
+    def light(self) -> bool:
+        manifest = self.model.manifest
+        return manifest.kind == "classification" and manifest.dimensions == 2 and self._device.type == "cpu"
+
+    @property
     def _decides(self) -> bool:
         return self.model.manifest.restore == "argmax" and self.model.manifest.kind == "segmentation"
 

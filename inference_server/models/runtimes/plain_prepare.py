@@ -87,7 +87,8 @@ def orient(image: Image, codes: str) -> Image:
     for axis in flipped:
         change[:3, 3] += change[:3, axis] * (values.shape[axis + 1] - 1)
         change[:3, axis] *= -1
-    return Image(values.flip([axis + 1 for axis in flipped]).contiguous(), image.affine @ change)
+    turned = values.flip([axis + 1 for axis in flipped]) if flipped else values  # flipping copies, nothing too
+    return Image(turned.contiguous(), image.affine @ change)
 
 
 def respace(image: Image, spacing_mm: Sequence[float]) -> Image:

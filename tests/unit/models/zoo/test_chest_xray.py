@@ -13,8 +13,10 @@ from pictures import save_picture
 from safetensors.torch import load_file
 
 from inference_server.imaging.picture import read_picture
+from inference_server.models.backends import PLAIN, Mode, meant
 from inference_server.models.case import Case
 from inference_server.models.engine import Engine
+from inference_server.models.manifest import Backend
 from inference_server.models.registry import ZOO, Registry
 
 ENSEMBLE = "chest-xray-ensemble"
@@ -76,6 +78,23 @@ def test_the_ensemble_gives_the_mean_of_its_members(xray_engine: Engine, drawn: 
     found = [classify(xray_engine, model, path) for model in MEMBERS]
     expected = {name: float(np.mean([one[name] for one in found])) for name in CLASSES}
     assert classify(xray_engine, ENSEMBLE, path) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_graph_gives_the_probabilities_of_the_network(xray_engine: Engine, drawn: np.ndarray, tmp_path: Path) -> None:
+    """Which is made when a picture has come for the second time, and is asked from the third on."""
+    paths = [save_picture(tmp_path / f"{shift}.png", np.roll(drawn, shift, 0)) for shift in (0, 20, 40)]
+    for model in MEMBERS:
+        runtime = xray_engine.load(xray_engine.registry.get(model))
+        runtime.compute(PLAIN)
+        expected = [classify(xray_engine, model, path) for path in paths]
+        runtime.compute(Mode(meant(Backend.GRAPH)))
+        for _ in range(2):
+            classify(xray_engine, model, paths[0])
+        found = [classify(xray_engine, model, path) for path in paths]
+        assert runtime.network is not None
+        assert runtime.network.refusal == ""
+        for one, other in zip(found, expected, strict=True):
+            assert one == pytest.approx(other, abs=1e-4), model
 
 
 def test_the_weights_are_small() -> None:
