@@ -50,10 +50,10 @@ def measure() -> list[Figure]:
     return [
         Figure(f"{name}: a prediction alone, with connecting and sending (median)", 1000 * alone, "ms"),
         Figure(f"{name}: bare forward passes, torch as it comes", 1 / untuned, "/s"),
-        Figure(f"{name}: bare forward passes, in the environment of a worker", 1 / before, "/s"),
+        Figure(f"{name}: bare forward passes, as a worker computes them", 1 / before, "/s"),
         Figure(f"{name}: bare forward passes, slowest / fastest round", max(bare) / min(bare), "×"),
         Figure(f"{name}: through the server, {CONNECTIONS} connections", 1 / ours, "/s"),
-        Figure(f"{name}: server / bare, in the environment of a worker", before / ours, "×"),
+        Figure(f"{name}: server / bare, as a worker computes them", before / ours, "×"),
         at_least(f"{name}: server / bare, torch as it comes", untuned / ours, 0.8, "×"),
     ]
 
@@ -88,10 +88,11 @@ def _predict_some(port: int, image: Path, count: int) -> None:
 
 
 def _bare_s(image: Path, *, tuned: bool = True) -> float:
-    """Run the same networks in a process of their own; `tuned` has the allocator's settings that a worker has."""
+    """Run the same networks in a process of their own; `tuned` has the settings and the backend that a worker has."""
     plain = {name: value for name, value in os.environ.items() if name != VARIABLE}
     environment = {**plain, "OMP_WAIT_POLICY": "PASSIVE", **allocator_environment(plain)} if tuned else plain
     command = [sys.executable, "-m", "benchmarks.bare_members", str(ZOO), ENSEMBLE, str(image), str(PREDICTIONS)]
+    command.append("graph" if tuned else "eager")
     return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
