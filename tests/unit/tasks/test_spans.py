@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,8 +123,14 @@ def test_the_doors_tell_of_submitting_and_fetching(tmp_path: Path, spans: Spans,
     ]  # fmt: skip
 
 
-def test_without_a_setting_there_are_none_and_nothing_is_imported() -> None:
+def test_without_a_setting_there_are_none() -> None:
     assert open_traces(Settings()) is NO_TRACES
+
+
+def test_nothing_of_it_is_imported_unasked() -> None:
+    modules = "inference_server.api.app, inference_server.tasks.children, inference_server.tasks.worker"
+    code = f"import sys, {modules}; print([name for name in sys.modules if name.startswith('opentelemetry')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"[]\n"
 
 
 def test_without_the_packages_the_setting_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
