@@ -15,11 +15,11 @@ DSS = ("/api/login", "/api/token", "/api/services", "/api/tickets", "/api/pro", 
 
 def test_the_doors_are_listed_once_each() -> None:
     assert [(door.name, *door.prefixes) for door in DOORS] == [
-        ("native", "/api/v1"),
+        ("native", "/api/v1", "/metrics"),
         ("mim", "/api/tasks"),
         ("tomaat", "/tomaat", "/interface", "/announcePoint", "/predict", "/responses", "/"),
         ("announcements", "/announce", "/discover", "/discovery"),
-        ("dss", "/token", *DSS, "/blobs"),
+        ("dss", "/token", "/logout", *DSS, "/blobs"),
     ]
 
 
