@@ -194,6 +194,7 @@ def _controller(settings: Settings, name: str, child: Child) -> WorkController:
     app = make_celery(settings)
     app.conf.update(
         task_queues=[Queue(queue, routing_key=queue) for queue in settings.queue_names],
+        broker_channel_error_retry=True,  # RabbitMQ closes the channel of whoever keeps a message for half an hour
         broker_connection_retry_on_startup=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_enable_prefetch_count_reduction=False,
