@@ -47,7 +47,8 @@ class ObjectStore:
 
         with requests.Session() as session:
             session.trust_env = False
-            session.put(f"{self.endpoint}/{name}", verify=str(self.authority), timeout=30).raise_for_status()
+            session.verify = str(self.authority) if self.authority else True
+            session.put(f"{self.endpoint}/{name}", timeout=30).raise_for_status()
 
 
 @contextmanager

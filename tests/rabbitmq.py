@@ -92,6 +92,8 @@ def _started(stack: ExitStack, command: list[str], environment: dict[str, str], 
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def end() -> None:
+        if process.poll() is not None:
+            return
         begun = psutil.Process(process.pid)
         for each in begun.children(recursive=True) or [begun]:  # a parent collects its child, and ends by itself
             each.kill()
