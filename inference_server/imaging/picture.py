@@ -32,7 +32,10 @@ def read_picture_header(path: Path) -> tuple[Geometry, int]:
         MalformedMessage: the file cannot be read.
         InvalidVolume: it is not one picture, or its spacing is no valid one.
     """
-    reader = _reader(path)
+    return _header(_reader(path))
+
+
+def _header(reader: Any) -> tuple[Geometry, int]:
     with _itk_errors():
         reader.ReadImageInformation()
         size, spacing = reader.GetSize(), reader.GetSpacing()
@@ -60,13 +63,14 @@ def read_picture(path: Path, *, max_bytes: int) -> Volume:
     """
     import SimpleITK as sitk  # noqa: N813 - 0.2 s, and only for pictures
 
-    geometry, size_bytes = read_picture_header(path)
+    reader = _reader(path)
+    geometry, size_bytes = _header(reader)
     if size_bytes > max_bytes:
         raise TooLarge(
             f"The picture takes {size_text(size_bytes)} in memory; this server takes {size_text(max_bytes)} at most."
         )
     with _itk_errors():
-        pixels = sitk.GetArrayFromImage(_reader(path).Execute())  # MONOCHROME1 is inverted by ITK
+        pixels = sitk.GetArrayFromImage(reader.Execute())  # MONOCHROME1 is inverted by ITK
     rows_columns = pixels.reshape(*geometry.shape, -1)
     return Volume(_grey(rows_columns), geometry)
 

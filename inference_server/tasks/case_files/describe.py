@@ -238,7 +238,7 @@ def _assumed(images: tuple[ImageFile, ...], older: ImageMeta | None, manifest: M
     spacing_mm = None if older is None or first.meta is not None else older.spacing_mm
     if spacing_mm is not None and not np.allclose(spacing_mm, first.geometry.spacing_mm, rtol=1e-2):
         yield SPACING_DIFFERS
-    if manifest.same_grid and not all(_same_place(image.geometry, first.geometry) for image in images):
+    if manifest.same_grid and not all(_same_place(image.geometry, first.geometry) for image in images[1:]):
         yield GRIDS_DIFFER
 
 

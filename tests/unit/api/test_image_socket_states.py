@@ -33,6 +33,7 @@ from inference_server.errors import (
     all_errors,
 )
 from inference_server.models.manifest import Manifest
+from inference_server.settings import Settings
 from inference_server.tasks.caller import LOCAL, Caller
 from inference_server.tasks.record import Status, Task
 
@@ -383,6 +384,11 @@ def test_every_error_has_a_code() -> None:
     }
     assert {code for code, answer in codes.items() if answer is Code.INVALID_MODEL} == {"unknown_model"}
     assert code_of(InferenceServerError()) is Code.FAILED
+
+
+def test_the_limits_of_time_are_the_protocols() -> None:
+    fields = Settings.model_fields
+    assert (fields["image_socket_idle_s"].default, fields["image_socket_file_s"].default) == (20.0, 300.0)
 
 
 def test_models_of_the_setting() -> None:
