@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from inference_server.clients.native import Client, RemoteTask, ServerError
+from inference_server.clients.native import Client, ServerError
+from inference_server.clients.records import RemoteTask, RemoteWorker
 
-__all__ = ["Client", "RemoteTask", "ServerError"]
+__all__ = ["Client", "RemoteTask", "RemoteWorker", "ServerError"]

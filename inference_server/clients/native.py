@@ -14,16 +14,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from inference_server.clients.records import RemoteTask, RemoteWorker, task_of, worker_of
 from inference_server.errors import BadRequest, InferenceServerError
 from inference_server.imaging.archive import open_archive
 
-ENDED = frozenset({"finished", "failed", "cancelled", "expired"})
 POLL_S = 25.0
 RETRY_S = 0.5
 MEMBER_LIMIT = 10_000
@@ -45,41 +44,6 @@ class ServerError(InferenceServerError):
         super().__init__(message, **extra)
         self.http_status = status
         self.problem_code = problem_code
-
-
-@dataclass(frozen=True)
-class RemoteTask:
-    """A task as the server describes it. `raw` is the whole JSON record."""
-
-    uid: str
-    model: str
-    status: str
-    revision: int
-    phase: str | None = None
-    progress: float = 0.0
-    queue_position: int | None = None
-    problem: Mapping[str, Any] | None = None
-    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will happen by itself."""
-        return self.status in ENDED
-
-
-@dataclass(frozen=True)
-class RemoteWorker:
-    """A worker as the server describes it. `raw` is the whole JSON record."""
-
-    name: str
-    state: str
-    device: str
-    models: tuple[str, ...]
-    tasks: tuple[str, ...]
-    memory_bytes: int | None = None
-    memory_used_bytes: int | None = None
-    utilisation: float | None = None
-    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Client:
@@ -155,7 +119,7 @@ class Client:
             files = [_part(stack, Path(image)) for image in images]
             parts = [*((name, (None, text)) for name, text in fields.items()), *files]
             answer = self._request("POST", "/api/v1/tasks", files=parts, headers={"Idempotency-Key": key})
-        return _task(answer.json())
+        return task_of(answer.json())
 
     def status(self, uid: str, *, wait_s: float = 0.0, revision: int | None = None) -> RemoteTask:
         """Return a task; with `wait_s`, as soon as it differs from `revision`, at the latest after that time."""
@@ -163,7 +127,7 @@ class Client:
         if revision is not None:
             query["revision"] = revision
         timeout = httpx.Timeout(30.0, read=30.0 + wait_s)
-        return _task(self._request("GET", f"/api/v1/tasks/{uid}", params=query, timeout=timeout).json())
+        return task_of(self._request("GET", f"/api/v1/tasks/{uid}", params=query, timeout=timeout).json())
 
     def wait(
         self, uid: str, *, timeout_s: float | None = None, on_change: Callable[[RemoteTask], None] | None = None
@@ -207,11 +171,11 @@ class Client:
 
     def cancel(self, uid: str) -> RemoteTask:
         """Stop a task, also while it runs."""
-        return _task(self._request("POST", f"/api/v1/tasks/{uid}/cancel").json())
+        return task_of(self._request("POST", f"/api/v1/tasks/{uid}/cancel").json())
 
     def retry(self, uid: str) -> RemoteTask:
         """Queue a failed or cancelled task once more."""
-        return _task(self._request("POST", f"/api/v1/tasks/{uid}/retry").json())
+        return task_of(self._request("POST", f"/api/v1/tasks/{uid}/retry").json())
 
     def delete(self, uid: str) -> None:
         """Remove a task and all its data."""
@@ -223,7 +187,7 @@ class Client:
         left = limit if limit is not None else 1 << 60
         while left > 0:
             page = self._request("GET", "/api/v1/tasks", params={**query, "limit": min(left, 100)}).json()
-            yield from map(_task, page["tasks"])
+            yield from map(task_of, page["tasks"])
             left -= len(page["tasks"])
             if not page.get("next_cursor"):
                 return
@@ -244,7 +208,7 @@ class Client:
 
     def workers(self) -> list[RemoteWorker]:
         """Return what the workers do; this needs a token with the scope `operate`, where any is needed."""
-        return [_worker(record) for record in self._request("GET", "/api/v1/workers").json()["workers"]]
+        return [worker_of(record) for record in self._request("GET", "/api/v1/workers").json()["workers"]]
 
     def _next(self, uid: str, task: RemoteTask | None, wait_s: float) -> RemoteTask | None:
         """Return the task once it is another one than `task`, or what was known if the server is away."""
@@ -350,32 +314,6 @@ def _part(stack: ExitStack, path: Path) -> tuple[str, tuple[str, Any, str]]:
         return "case", ("case.zip", stream, "application/zip")
     suffix = ".nii.gz" if path.name.endswith(".gz") else path.suffix
     return "image", (f"image{suffix}", stream, "application/octet-stream")
-
-
-def _task(record: Mapping[str, Any]) -> RemoteTask:
-    known = {name: record.get(name) for name in ("phase", "queue_position", "problem")}
-    return RemoteTask(
-        uid=record["uid"],
-        model=record["model"],
-        status=record["status"],
-        revision=record["revision"],
-        progress=record.get("progress") or 0.0,
-        raw=record,
-        **known,
-    )
-
-
-def _worker(record: Mapping[str, Any]) -> RemoteWorker:
-    sizes = {name: record.get(name) for name in ("memory_bytes", "memory_used_bytes", "utilisation")}
-    return RemoteWorker(
-        name=record["name"],
-        state=record["state"],
-        device=record["device"],
-        models=tuple(record["models"]),
-        tasks=tuple(record["tasks"]),
-        raw=record,
-        **sizes,
-    )
 
 
 def _unpack(packed: Path, folder: Path) -> list[Path]:

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.status import Status as Spinner
 from rich.table import Table
 
-from inference_server.clients.native import Client, RemoteTask, result_folder
+from inference_server.clients.native import Client, result_folder
+from inference_server.clients.records import RemoteTask
 from inference_server.clients.tomaat.points import Point, read_points
 from inference_server.errors import BadRequest, TaskError
 

@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from inference_server.clients.native import Client, RemoteWorker
+from inference_server.clients.native import Client
+from inference_server.clients.records import RemoteWorker
 from inference_server.commands.client import LOCAL, AsJson, Certificate, Server, Token
 from inference_server.imaging.sizes import size_text
 

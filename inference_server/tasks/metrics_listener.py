@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 SILENCE_S = 10.0
 """Longest wait for a request, or for a part of it."""
+POLL_S = 0.1
+"""How often it looks whether it is to stop."""
 PATH = "/metrics"
 
 Start = Callable[[str, list[tuple[str, str]]], Any]
@@ -58,7 +60,7 @@ def metrics_listener(metrics: Metrics, host: str, port: int) -> Iterator[int]:
         server = make_server(host, port, _application(metrics), server_class=kind, handler_class=_Handler)
     except OSError as exc:
         raise SettingsError(f"The page of figures cannot be at {host}, port {port}: {exc.strerror}.") from exc
-    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(POLL_S,), name="metrics", daemon=True)
     thread.start()
     log.info("figures are told", extra={"host": host, "port": server.server_port})
     try:

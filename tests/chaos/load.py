@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from chaos.cases import Sent
 from inference_server.clients import Client
-from inference_server.clients.native import RemoteTask, ServerError
+from inference_server.clients.native import ServerError
+from inference_server.clients.records import RemoteTask
 from inference_server.errors import InferenceServerError
 
 PASSING = (0, 429, 502, 503, 504, 507)

@@ -16,7 +16,8 @@ from inference_server.clients.dss.bridge.journal import new_entry
 from inference_server.clients.dss.bridge.run import TicketRun
 from inference_server.clients.dss.errors import DSSRefused
 from inference_server.clients.dss.sessions import FileSessions
-from inference_server.clients.native import Client, RemoteTask, ServerError
+from inference_server.clients.native import Client, ServerError
+from inference_server.clients.records import RemoteTask
 
 URL = "http://dss.example.org"
 

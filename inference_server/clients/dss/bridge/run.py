@@ -15,7 +15,8 @@ from inference_server.clients.dss.bridge.work import CLASSES, Work, result_works
 from inference_server.clients.dss.errors import GONE, DSSRefused
 from inference_server.clients.dss.provider import Category, Provider
 from inference_server.clients.dss.records import CLAIMED
-from inference_server.clients.native import Client, RemoteTask, ServerError
+from inference_server.clients.native import Client, ServerError
+from inference_server.clients.records import RemoteTask
 from inference_server.errors import InferenceServerError, TaskError
 
 SIGN_OF_LIFE_S = 20.0
