@@ -10,6 +10,7 @@ import typer
 from inference_server.commands import (
     announcer,
     audit,
+    backup,
     certs,
     classify,
     client,
@@ -41,6 +42,8 @@ SERVER = (
     serve.settings,
     doctor.doctor,
     audit.audit,
+    backup.backup,
+    backup.restore,
     certs.certs,
 )
 CLIENT = (

@@ -70,12 +70,23 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Give a connection that sees one state of the records throughout. It must not write.
+        """Give a connection, which must not write; on SQLite it sees one state of the records throughout.
 
         Raises:
             StoreUnavailable: the database cannot be reached.
         """
         with self._errors(), self.engine.connect().execution_options(reading=True) as connection:
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Give a connection that sees one state of the records throughout, on any database. It must not write.
+
+        Raises:
+            StoreUnavailable: the database cannot be reached.
+        """
+        options = {"reading": True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        with self._errors(), self.engine.connect().execution_options(**options) as connection:
             yield connection
 
     @contextmanager

@@ -16,7 +16,7 @@ from inference_server.clients import Client
 from inference_server.stack.launch import LaunchedServer, launched_server
 
 pytestmark = pytest.mark.timeout(300)
-ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
+ENDS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 TASKS = 3
 """Sent before each end; all but two of them still wait or run when it comes."""
 
@@ -39,9 +39,14 @@ def end(supervisor: int, number: signal.Signals) -> None:
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
+def command(*words: object) -> None:
+    subprocess.run([sys.executable, "-m", "inference_server", *map(str, words)], check=True, timeout=60)
+
+
 def test_whatever_ends_it_nothing_runs_on_and_the_next_start_finishes_every_task(
     models: Path, box: Path, tmp_path: Path
 ) -> None:
+    """The last start is that of a restored backup, in a folder of its own."""
     arguments = ["--models", str(models)]
     settings = {"INFERENCE_SERVER_ZOO": "false", "INFERENCE_SERVER_LEASE_S": "4", "INFERENCE_SERVER_BEAT_S": "1"}
     uids: list[str] = []
@@ -54,8 +59,10 @@ def test_whatever_ends_it_nothing_runs_on_and_the_next_start_finishes_every_task
             client.wait(uids[2 * turn])
             assert client.status(uids[-1]).status in ("queued", "running")
             end(server.pid, number)
+    command("backup", tmp_path / "backup", "--data", tmp_path / "data")
+    command("restore", tmp_path / "backup", "--data", tmp_path / "restored")
     with (
-        launched_server(tmp_path / "data", arguments=arguments, environment=settings) as last,
+        launched_server(tmp_path / "restored", arguments=arguments, environment=settings) as last,
         Client(last.url) as client,
     ):
         assert {client.wait(uid, timeout_s=120).status for uid in uids} == {"finished"}
