@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,28 @@ def test_a_result_that_finds_no_room_waits_for_it_and_is_not_computed_again(
     assert [event.text for event in bench.store.events(task.uid)].count(room.WRITING.waiting) == 1
     with bench.blobs.as_file(task.result_blob or "") as path:
         assert read_result(path)
+
+
+class Away(LocalBlobs):
+    """Files that cannot be reached the first time that one is wanted."""
+
+    asked = 0
+
+    def as_file(self, key: str) -> AbstractContextManager[Path]:
+        self.asked += 1
+        if self.asked == 1:
+            raise StoreUnavailable
+        return super().as_file(key)
+
+
+def test_a_case_that_cannot_be_reached_is_waited_for(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "FIRST_PAUSE_S", 0.01)
+    bench.blobs = away = Away(tmp_path / "blobs")
+    task = bench.run(bench.claim())
+    assert (task.status, task.attempts, away.asked) == (Status.FINISHED, 0, 2)
+    assert [event.text for event in bench.store.events(task.uid)].count(room.READING.waiting) == 1
 
 
 class Flaky(Claims):
