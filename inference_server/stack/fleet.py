@@ -17,6 +17,7 @@ from inference_server.tasks.database import open_database
 from inference_server.tasks.queue import CeleryTurns, send_turns
 from inference_server.tasks.record import worker_name
 from inference_server.tasks.service import Turns
+from inference_server.tasks.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +74,13 @@ def watch_parts(
 
 
 def return_claims(settings: Settings, claims: Claims, turns: Turns, pid: int) -> None:
-    """Return what a dead worker held, also one that died while it was not all up.
+    """Return what a dead worker held, also one that died while it was not all up, and list it no longer.
 
     Each of its children may have had a turn for which nothing was claimed yet, so there are as many new ones.
     """
     try:
         claims.lose(worker_name(pid), alive_pids=())
+        Workers(claims.database).leave(worker_name(pid))
         send_turns(turns, settings.queue_names, settings.worker_children)
     except StoreUnavailable:
         log.warning("claims of the dead worker are left to housekeeping")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from records import new_task
+from worker_rows import worker_row
 
 from inference_server.errors import SettingsError
 from inference_server.settings import Settings
@@ -14,6 +15,7 @@ from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
 from inference_server.tasks.record import Holder, Status, worker_name
 from inference_server.tasks.store import Store
+from inference_server.tasks.workers import Workers
 
 
 def test_a_data_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
@@ -48,7 +50,9 @@ def test_what_a_worker_held_goes_back_also_if_it_died_before_it_was_all_up(tmp_p
     store, claims = Store(database), Claims(database)
     task, _ = store.add(new_task())
     assert claims.claim(["default"], Holder(worker_name(worker.pid or 0), 1), 15.0)
+    Workers(database).beat(worker_row(name=worker_name(worker.pid or 0)))
     supervisor.watch()
+    assert Workers(database).all() == []
     assert (store.get(task.uid).status, store.get(task.uid).attempts) == (Status.QUEUED, 1)
     worker.kill()
     database.close()
