@@ -33,7 +33,8 @@ def measure() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         image = write_picture(Path(folder) / "xray.jpg")
         models = _copied_models(Path(folder) / "models")
-        with bench_server(models, ZOO="false", IMAGE_SOCKET_PORT="0") as server:
+        settings = {"ZOO": "false", "IMAGE_SOCKET_PORT": "0", "SPARE_WORKER": "false"}  # which starts after the others
+        with bench_server(models, **settings) as server:
             assert server.socket_url
             port = int(server.socket_url.rpartition(":")[2])
             _predict_all(port, image)  # both children warm

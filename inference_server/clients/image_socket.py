@@ -109,6 +109,8 @@ class ImageSocketClient:
                 self._socket = on_error.enter_context(socket.create_connection((host, port), timeout_s))
                 if context:
                     self._socket = on_error.enter_context(context.wrap_socket(self._socket, server_hostname=host))
+                # What follows a file would otherwise wait until the server's system has acknowledged all of it.
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._hear_probe()
             on_error.pop_all()
 
