@@ -13,7 +13,7 @@ from pictures import save_picture
 from safetensors.torch import load_file
 
 from inference_server.imaging.picture import read_picture
-from inference_server.models.backends import PLAIN, Mode, meant
+from inference_server.models.backends import PLAIN, Mode, is_installed
 from inference_server.models.case import Case
 from inference_server.models.engine import Engine
 from inference_server.models.manifest import Backend
@@ -80,14 +80,19 @@ def test_the_ensemble_gives_the_mean_of_its_members(xray_engine: Engine, drawn: 
     assert classify(xray_engine, ENSEMBLE, path) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_graph_gives_the_probabilities_of_the_network(xray_engine: Engine, drawn: np.ndarray, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", [Backend.OPENVINO, Backend.TRACED])
+def test_a_graph_gives_the_probabilities_of_the_network(
+    xray_engine: Engine, drawn: np.ndarray, tmp_path: Path, backend: Backend
+) -> None:
     """Which is made when a picture has come for the second time, and is asked from the third on."""
+    if not is_installed(backend):
+        pytest.skip("OpenVINO is not installed")
     paths = [save_picture(tmp_path / f"{shift}.png", np.roll(drawn, shift, 0)) for shift in (0, 20, 40)]
     for model in MEMBERS:
         runtime = xray_engine.load(xray_engine.registry.get(model))
         runtime.compute(PLAIN)
         expected = [classify(xray_engine, model, path) for path in paths]
-        runtime.compute(Mode(meant(Backend.GRAPH)))
+        runtime.compute(Mode(backend))
         for _ in range(2):
             classify(xray_engine, model, paths[0])
         found = [classify(xray_engine, model, path) for path in paths]
