@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 @pytest.fixture
 def in_bucket(tmp_path: Path, server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings for blobs in a folder of the bucket that nobody else uses."""
-    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setenv("NO_PROXY", server.host)
     return Settings(data_dir=tmp_path / "data", **server.settings(BUCKET, f"of/{tmp_path.name}"))
 
 

@@ -55,7 +55,7 @@ class Part:
     def __init__(self, host: Host, words: str, settings: Settings, *, hidden: tuple[str, ...]) -> None:
         folder = settings.data_dir.parent
         command = host.command(sys.executable, "-m", "inference_server", *words.split(), hidden=hidden)
-        environment = {**os.environ, **settings.environment(), "OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
+        environment = {**os.environ, **settings.environment(), "OMP_NUM_THREADS": "1", "NO_PROXY": "10.0.0.0/8"}
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
