@@ -6,6 +6,7 @@ Spans are made when they are over, with the times that the record and the runner
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -114,6 +115,7 @@ class Spans:
 
 def spans_to(url: str) -> Spans:
     """Return spans that are sent to a collector, in the background; while it is away they are dropped."""
+    logging.getLogger(OTLPSpanExporter.__module__).setLevel(logging.ERROR)  # one line for what was dropped is enough
     exporter = OTLPSpanExporter(endpoint=url, timeout=SEND_LIMIT_S)
     return Spans(BatchSpanProcessor(exporter, schedule_delay_millis=SEND_EVERY_MS))
 
