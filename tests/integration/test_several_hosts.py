@@ -110,9 +110,13 @@ def doors(hosts: list[Host], shared: Shared, folders: tuple[Path, Path]) -> Iter
         yield stack.enter_context(httpx.Client(base_url=api.ready(), timeout=60, trust_env=False))
 
 
-def _sent(doors: httpx.Client) -> dict[str, Any]:
+def _post(doors: httpx.Client) -> httpx.Response:
     image = packed(nifti(np.ascontiguousarray(ARRAY.T), np.eye(4)))
-    answer = doors.post("/api/v1/tasks", data={"model": "threshold-app"}, files={"image": ("image.nii.gz", image)})
+    return doors.post("/api/v1/tasks", data={"model": "threshold-app"}, files={"image": ("image.nii.gz", image)})
+
+
+def _sent(doors: httpx.Client) -> dict[str, Any]:
+    answer = _post(doors)
     assert answer.status_code in (201, 202), answer.text
     task = answer.json()
     while task["status"] in ("queued", "running"):
@@ -152,3 +156,16 @@ def test_the_hosts_keep_nothing_of_a_case_and_share_no_folder(doors: httpx.Clien
         assert "blobs" not in kept
         assert "records.sqlite" not in kept
         assert list((folder / "data" / "staging").iterdir()) == []
+
+
+def test_while_the_object_store_is_away_tasks_can_be_seen_and_nothing_goes_in_or_out(
+    doors: httpx.Client, shared: Shared, folders: tuple[Path, Path]
+) -> None:
+    task = _sent(doors)
+    shared.store.process.kill()
+    shared.store.process.wait()
+    for refused in (_post(doors), doors.get(task["links"]["result"])):
+        assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+        assert "s3" not in refused.text.lower()
+    assert doors.get(f"/api/v1/tasks/{task['uid']}").json()["status"] == "finished"
+    assert list((folders[0] / "data" / "staging").iterdir()) == []
