@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -35,7 +36,8 @@ def shipped(server: LaunchedServer, data: Path) -> Iterator[str]:
 @contextmanager
 def started(command: list[str]) -> Iterator[str]:
     """Run a part of the server; give the address that it announces."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "INFERENCE_SERVER_DISK_LOW_BYTES": "0"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
             yield process.stdout.readline().removeprefix("ready ").strip()
