@@ -77,7 +77,9 @@ def open_store(settings: Settings) -> S3Store:
 
 
 def why_unusable(settings: Settings) -> str:
-    """Put an empty object of a new name into the bucket and delete it; return what the object store has against it.
+    """Put an empty object into the bucket and delete it; return what the object store has against it.
+
+    Its name is that of a blob, so that housekeeping removes it if it stays behind.
 
     Raises:
         SettingsError: as `open_store`.
@@ -85,7 +87,7 @@ def why_unusable(settings: Settings) -> str:
     import obstore
     from obstore.exceptions import BaseError
 
-    store, name = open_store(settings), f"trial-{uuid.uuid4().hex}"
+    store, name = open_store(settings), uuid.uuid4().hex
     try:
         obstore.put(store, name, b"")
         obstore.delete(store, name)
@@ -102,7 +104,7 @@ def _place(settings: Settings) -> Any:
         "access_key_id": settings.s3_key_id,
         "secret_access_key": settings.s3_secret,
     }
-    return {"disable_bulk_delete": True, **{name: value for name, value in given.items() if value is not None}}
+    return {"disable_bulk_delete": True, **{name: value for name, value in given.items() if value}}
 
 
 def _client(settings: Settings) -> Any:

@@ -63,6 +63,6 @@ def test_a_bucket_that_does_not_answer_is_not_well_and_what_was_wrong_is_said(
     monkeypatch.setenv("INFERENCE_SERVER_S3_SECRET", "of-the-doctor")
     out = said(tmp_path, "s3://cases/of-hospital", 1)
     assert out.startswith("BAD  blobs: cannot be written\n")
-    assert "http://127.0.0.1:1/cases/of-hospital/trial-" in out
+    assert "http://127.0.0.1:1/cases/of-hospital/" in out
     assert "of-the-doctor" not in out
     assert not (tmp_path / "data").exists()
