@@ -31,6 +31,7 @@ FILL = """
     SELECT 'filled-' || i, 'm' || (i % 4), '1', 'd', 'native', '', 1, 0, :at, :at, 1, 0, '{}', '[]', '{}', 'queued',
         'default', 'token-' || (i % 10), i / 10 % 3
     FROM number
+    WHERE i < :count
 """
 
 
@@ -71,12 +72,13 @@ def _records(count: int) -> Iterator[Database]:
     with tempfile.TemporaryDirectory() as folder:
         database = open_database(f"sqlite:///{Path(folder) / 'records.sqlite'}")
         with database.writing() as connection:
-            _fill(connection, count)
+            fill(connection, count)
         yield database
         database.close()
 
 
-def _fill(connection: Connection, count: int) -> None:
+def fill(connection: Connection, count: int) -> None:
+    """Put this many waiting tasks of ten tokens and four models into empty records."""
     connection.execute(text(FILL), {"count": count, "at": time.time()})
     connection.execute(text("INSERT INTO usage SELECT DISTINCT token, 0, 0 FROM tasks"))
 
