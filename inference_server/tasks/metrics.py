@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, product
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
@@ -18,14 +18,18 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from inference_server import __version__
+from inference_server.errors import InferenceServerError, TaskError, all_errors
 from inference_server.tasks.blobs import Blobs
 from inference_server.tasks.database import Database
 from inference_server.tasks.figures import BUCKETS_S, Figure, Kind
+from inference_server.tasks.record import Status
 from inference_server.tasks.service import Served
 from inference_server.tasks.snapshot import Snapshot, take
 from inference_server.tasks.workers import WorkerState
 
 PREFIX = "inference_server_"
+ENDS = (Status.FINISHED.value, Status.FAILED.value, Status.CANCELLED.value)
+CODES = (InferenceServerError.code, *(error.code for error in all_errors() if issubclass(error, TaskError)))
 Sample = tuple[tuple[str, ...], float]
 
 
@@ -83,12 +87,13 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every figure, as of one moment."""
         self._before()
-        queues = {model.manifest.queue for model in self._models.models()}
+        served = [model.manifest for model in self._models.models()]
+        queues = {manifest.queue for manifest in served}
         with self._database.reading() as connection:
             seen = take(connection, queues, self._clock())
         yield from _of_queues(seen)
         yield from _of_workers(seen)
-        yield from _of_tasks(seen)
+        yield from _of_tasks(seen, {manifest.id for manifest in served})
         yield from _of_refusals(seen)
         yield from self._of_disk()
         yield _gauge("info", "The software that answers; its value is 1", ("version",), [((__version__,), 1)])
@@ -127,18 +132,26 @@ def _of_workers(seen: Snapshot) -> Iterator[Metric]:
         yield _gauge(name, meaning, ("host", "device"), samples)
 
 
-def _of_tasks(seen: Snapshot) -> Iterator[Metric]:
+def _of_tasks(seen: Snapshot, served: Collection[str]) -> Iterator[Metric]:
     by_door = _of(seen, Kind.SUBMITTED)
     labels = ("model", "dialect")
     yield _counter("tasks_submitted", "Tasks accepted", labels, [(_names(one), one.counted) for one in by_door])
     yield _counter("case_bytes", "Bytes of the cases accepted", labels, [(_names(one), one.total) for one in by_door])
-    for name, meaning, label, kind in (
-        ("tasks_ended", "Tasks that ended", "status", Kind.ENDED),
-        ("tasks_failed", "Tasks that failed, by error code", "code", Kind.FAILED),
-        ("warm_models", "How often a worker wanted a model, and whether it was loaded already", "outcome", Kind.WARM),
+    models = {*served, *(one.model for one in by_door)}
+    for name, meaning, label, kind, usual in (
+        ("tasks_ended", "Tasks that ended", "status", Kind.ENDED, ENDS),
+        ("tasks_failed", "Tasks that failed, by error code", "code", Kind.FAILED, CODES),
+        ("warm_models", "How often a worker wanted a model, and if it was loaded already", "outcome", Kind.WARM, ()),
     ):
-        yield _counter(name, meaning, ("model", label), [(_names(one), one.counted) for one in _of(seen, kind)])
+        yield _counter(name, meaning, ("model", label), _from_zero(_of(seen, kind), models, usual))
     yield _durations(_of(seen, Kind.PHASE))
+
+
+def _from_zero(found: Iterable[Figure], models: Iterable[str], usual: Iterable[str]) -> list[Sample]:
+    """Return counts, also those that are zero: from nothing to one is no rise to Prometheus, from zero to one is."""
+    counts: dict[tuple[str, ...], float] = dict.fromkeys(product(sorted(models), usual), 0.0)
+    counts.update({_names(one): one.counted for one in found})
+    return list(counts.items())
 
 
 def _of_refusals(seen: Snapshot) -> Iterator[Metric]:

@@ -79,6 +79,18 @@ def test_what_was_submitted_and_how_it_ended_stands_in_it(doors: Doors) -> None:
     assert seen("task_phase_seconds_bucket", model="one", phase="predicting", le="+Inf") == 3
 
 
+def test_ends_that_have_not_happened_are_zero_so_that_the_first_one_is_a_rise(doors: Doors) -> None:
+    seen = page(doors)
+    for model in ("one", "two"):
+        assert [seen("tasks_ended_total", model=model, status=end) for end in ("finished", "failed", "cancelled")] == [
+            0
+        ] * 3
+        assert [seen("tasks_failed_total", model=model, code=code) for code in ("worker_lost", "internal")] == [0, 0]
+    doors.failed(Problem("worker_lost", "Its worker died."))
+    doors.models.known.clear()
+    assert page(doors)("tasks_failed_total", model="one", code="worker_lost") == 1
+
+
 def test_queues_are_shown_with_their_depth_and_age_also_the_empty_ones(doors: Doors) -> None:
     doors.submitted()
     doors.claim()
