@@ -23,6 +23,7 @@ from inference_server.tasks.workers import Workers, WorkerState
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
+ALERTS = ROOT / "tests" / "alerts" / "alerts_test.yaml"
 PREFIX = "inference_server_"
 OF_PROMETHEUS = {"instance", "job"}
 
@@ -125,16 +126,24 @@ def test_panels_do_not_overlap_and_have_ids_of_their_own() -> None:
         taken |= cells
 
 
-def test_promtool_takes_the_rules_and_the_configuration() -> None:
+def test_promtool_takes_the_rules_and_has_them_fire_when_they_should() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool, of the package prometheus, is not installed")
-    for check in (("rules", "alerts.yaml"), ("config", "--syntax-only", "prometheus.yaml")):
-        *words, file = check
-        done = subprocess.run(
-            [promtool, "check", *words, PROMETHEUS / file], check=False, capture_output=True, text=True
-        )
+    for words in (
+        ("check", "rules", PROMETHEUS / "alerts.yaml"),
+        ("check", "config", "--syntax-only", PROMETHEUS / "prometheus.yaml"),
+        ("test", "rules", ALERTS),
+    ):
+        done = subprocess.run([promtool, *words], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_rule_is_shown_to_fire() -> None:
+    groups = yaml.safe_load((PROMETHEUS / "alerts.yaml").read_text())["groups"]
+    shown = yaml.safe_load(ALERTS.read_text())["tests"]
+    fired = {test["alertname"] for one in shown for test in one["alert_rule_test"] if test["exp_alerts"]}
+    assert fired == {rule["alert"] for group in groups for rule in group["rules"]}
 
 
 def test_flower_talks_to_the_broker_of_the_server_and_is_in_its_image() -> None:
