@@ -82,8 +82,9 @@ def edges(manifests: list[Manifest], deployment: str) -> Iterator[tuple[str, str
     for policy in of_kind(manifests, "NetworkPolicy").values():
         spec = policy["spec"]
         if deployment in chosen(manifests, spec["podSelector"]):
-            rules = [("from", rule) for rule in spec.get("ingress", ())]
-            rules += [("to", rule) for rule in spec.get("egress", ())]
+            sides = [("from", "ingress"), ("to", "egress")]
+            said = [(side, kind) for side, kind in sides if kind.title() in spec["policyTypes"]]
+            rules = [(side, rule) for side, kind in said for rule in spec.get(kind, ())]
             for side, rule in rules:
                 for peer in rule[side]:
                     yield from ((side, told(peer), port["port"]) for port in rule["ports"])
