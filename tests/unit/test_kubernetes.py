@@ -196,6 +196,19 @@ def test_a_worker_has_one_gpu_and_a_queue(manifests: list[Manifest]) -> None:
     assert queues == {"worker": "default", "worker-big-gpu": "big-gpu"}
 
 
+def test_workers_on_processors_want_no_gpu(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    (tmp_path / "kubernetes" / "trial").mkdir()
+    (tmp_path / "kubernetes" / "trial" / "kustomization.yaml").write_text(
+        "resources: [../worker]\ncomponents: [../components/processors]\n"
+    )
+    found = built(tmp_path / "kubernetes" / "trial")
+    worker = containers(found)["worker"]
+    assert setting(worker, "DEVICE") == "cpu"
+    assert setting(worker, "CPU_THREADS") == worker["resources"]["requests"]["cpu"] == "4"
+    assert "nvidia" not in str(pods(found))
+
+
 def test_workers_are_scaled_by_what_waits_and_runs_in_their_queue(manifests: list[Manifest], tmp_path: Path) -> None:
     told = figures(tmp_path)
     (port,) = of_kind(manifests, "Service")["housekeeping"]["spec"]["ports"]
