@@ -31,7 +31,7 @@ def test_every_error_code_stands_with_its_status_and_whether_to_retry() -> None:
 
 
 def test_every_setting_is_described_and_no_other() -> None:
-    described = set(re.findall(rf"^\| `{PREFIX}(\w+)`", page("operating.md"), re.MULTILINE))
+    described = set(re.findall(rf"^\| `{PREFIX}(\w+)`", page("operate.md"), re.MULTILINE))
     assert described == {name.upper() for name in Settings.model_fields}
 
 
