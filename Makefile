@@ -11,10 +11,11 @@ CHAOS ?= --seed 1 --tasks 300 --faults 40
 demo: .venv/installed
 	$(BIN)/python examples/mim_demo.py --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)")
 
-# What uses one core at a time runs in several processes; what starts servers, which use all cores, does not.
+# What uses one core at a time, or waits, runs in several processes; what starts workers, which use all cores, does not.
+SIDE_BY_SIDE := tests/unit tests/contract tests/wire tests/fuzz
 test: .venv/nnunet
-	$(BIN)/python -m pytest -n auto tests/unit tests/contract
-	$(BIN)/python -m pytest --ignore tests/unit --ignore tests/contract
+	$(BIN)/python -m pytest -n auto $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE:%=--ignore %)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -43,10 +43,10 @@ def data(modes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def server(models: Path, data: Path) -> Iterator[LaunchedServer]:
-    """A server that is up, serving `bright`, `slow` and the shipped zoo."""
+    """A server that is up, serving `bright`, `slow` and the shipped zoo, of which few are ever asked for."""
     with (data.parent / "log").open("w") as log:
         arguments = ["--models", str(models)]
-        environment = {"INFERENCE_SERVER_DISK_LOW_BYTES": "0"}
+        environment = {"INFERENCE_SERVER_DISK_LOW_BYTES": "0", "INFERENCE_SERVER_PRELOAD": "false"}
         with launched_server(data, arguments=arguments, environment=environment, log=log) as launched:
             yield launched
 

@@ -1,15 +1,27 @@
 from __future__ import annotations
 
-import os
 import signal
+import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from inference_server.settings import Settings
+from inference_server.stack.part import own_part
+
+FLEET = """
+import signal, sys
 from inference_server.stack.fleet import watch_parts
-from inference_server.stack.part import Part, PartSpec, own_part
+from inference_server.stack.part import Part, PartSpec
+limit_s, program, folder, *names = sys.argv[1:]
+parts = [Part(PartSpec("worker", (sys.executable, "-c", program, name, folder), {})) for name in names]
+ready, died = (lambda names: print("ready", names, flush=True)), (lambda pid: print("died", pid, flush=True))
+watch_parts(parts, ready, died, stop_limit_s=float(limit_s))
+print([part.died() for part in parts], signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, flush=True)
+"""
+"""A process of its own, since it is stopped by a signal."""
 
 WORKER = """
 import os, signal, sys, time
@@ -21,6 +33,7 @@ def stop(number, frame):
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, stop)
 print("ready", name, flush=True)
+(folder / f"up {name} {os.getpid()}").touch()
 while not (folder / f"die {name}").exists():
     time.sleep(0.01)
 (folder / f"die {name}").unlink()
@@ -35,52 +48,48 @@ time.sleep(60)
 """
 
 
-def workers(folder: Path) -> list[Part]:
-    return [Part(PartSpec("worker", (sys.executable, "-c", WORKER, name, str(folder)), {})) for name in ("a", "b")]
+@contextmanager
+def fleet(limit_s: float, program: str, folder: Path, *names: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", FLEET, str(limit_s), program, str(folder), *names]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+def starts(folder: Path, name: str) -> set[str]:
+    return {path.name.split()[-1] for path in folder.glob(f"up {name} *")}
 
 
 def test_a_worker_that_dies_is_started_again_and_a_signal_stops_all(tmp_path: Path) -> None:
-    parts, up = workers(tmp_path), threading.Event()
-    announced: list[str] = []
-    died: list[int] = []
-    pids: list[int | None] = []
-    over = threading.Event()
-
-    def ready(names: str) -> None:
-        announced.append(names)
-        up.set()
-
-    def steer() -> None:
-        assert up.wait(20)
-        pids.extend(part.pid for part in parts)
-        (tmp_path / "die a").touch()
+    with fleet(20, WORKER, tmp_path, "a", "b") as process:
+        assert line(process) == "ready a b"
         deadline = time.monotonic() + 20
-        while not died and time.monotonic() < deadline:
+        while not (first := starts(tmp_path, "a")):
+            assert time.monotonic() < deadline
             time.sleep(0.01)
-        while (parts[0].pid in (None, pids[0]) or not parts[0].ready.is_set()) and time.monotonic() < deadline:
+        (tmp_path / "die a").touch()
+        assert line(process) == f"died {first.pop()}"
+        while len(starts(tmp_path, "a")) < 2:
+            assert time.monotonic() < deadline
             time.sleep(0.01)
-        if not over.is_set():  # or nobody is there to catch it
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    before = signal.getsignal(signal.SIGTERM)
-    steering = threading.Thread(target=steer)
-    steering.start()
-    try:
-        watch_parts(parts, ready, died.append, stop_limit_s=20)
-    finally:
-        over.set()
-        steering.join(20)
-    assert announced == ["a b"]
-    assert died == [pids[0]]
-    assert {path.name for path in tmp_path.iterdir()} == {"a SIGTERM", "b SIGTERM"}
-    assert [part.died() for part in parts] == [0, 0]
-    assert signal.getsignal(signal.SIGTERM) is before
+        process.send_signal(signal.SIGTERM)
+        assert line(process) == "[0, 0] True"
+    assert {path.name for path in tmp_path.glob("* SIG*")} == {"a SIGTERM", "b SIGTERM"}
+    assert len(starts(tmp_path, "b")) == 1
 
 
-def test_what_does_not_end_in_time_is_killed() -> None:
-    part = Part(PartSpec("worker", (sys.executable, "-c", DEAF), {}))
-    watch_parts([part], lambda _: os.kill(os.getpid(), signal.SIGTERM), lambda _: None, stop_limit_s=0.2)
-    assert part.died() == -signal.SIGKILL
+def test_what_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
+    with fleet(0.2, DEAF, tmp_path, "a") as process:
+        assert line(process) == "ready"
+        process.send_signal(signal.SIGTERM)
+        assert line(process) == f"[-{signal.SIGKILL:d}] True"
 
 
 def test_a_part_of_ours_runs_a_command_with_the_settings_it_was_given(tmp_path: Path) -> None:
