@@ -178,7 +178,7 @@ def test_it_answers_while_uploads_are_under_way(api: Api) -> None:
             connection = stack.enter_context(socket.create_connection(api.address, timeout=10))
             head = "POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n"
             connection.sendall(f"{head}Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n".encode())
-        assert requests.get(f"{api.url}/healthz/live", timeout=5).status_code == 200
+        assert requests.get(f"{api.url}/healthz/live", timeout=15).status_code == 200
 
 
 def test_waiting_requests_leave_threads_for_others(api: Api) -> None:
