@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from benchmarks.measure import Figure, at_most, median_ms, timed, write_image
+from benchmarks.measure import Figure, Side, at_most, in_turns, write_image
 from benchmarks.queue import MANY, fill
 from inference_server.settings import PREFIX, Settings
 from inference_server.stack.redis import prepare_redis
@@ -30,27 +30,19 @@ def measure() -> list[Figure]:
     """Return median times of requests to two APIs without workers, asked in turns, their ratios, and their memory."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         image = write_image(Path(folder) / "tiny.nii.gz", TINY)
-        empty, full = (stack.enter_context(_api(Path(folder) / name, count)) for name, count in _SIDES.items())
-        pairs = zip(_requests(empty[0], image).items(), _requests(full[0], image).values(), strict=True)
-        figures = [figure for (what, few), many in pairs for figure in _compared(what, few, many)]
+        empty, full = (stack.enter_context(_api(Path(folder) / str(count), count)) for count in (0, MANY))
+        few, many = (
+            Side("empty queue", _requests(empty[0], image)),
+            Side(f"{MANY:,} waiting", _requests(full[0], image)),
+        )
+        figures = list(in_turns(few, many, times=TIMES, warm=WARM, tolerated=TOLERATED))
         few_mib, many_mib = (_memory_mib(pid) for _, pid in (empty, full))
     return [
         *figures,
         Figure("memory of the largest API process, empty queue", few_mib, "MiB"),
-        at_most(f"memory of the largest API process, {MANY:,} waiting / empty", many_mib / few_mib, TOLERATED, "×"),
-    ]
-
-
-_SIDES = {"empty": 0, "full": MANY}
-
-
-def _compared(what: str, few: Callable[[], object], many: Callable[[], object]) -> list[Figure]:
-    times = [(timed(few), timed(many)) for _ in range(WARM + TIMES)][WARM:]
-    few_ms, many_ms = (median_ms(times_s) for times_s in zip(*times, strict=True))
-    return [
-        Figure(f"{what}, empty queue (median)", few_ms, "ms"),
-        Figure(f"{what}, {MANY:,} waiting (median)", many_ms, "ms"),
-        at_most(f"{what}, {MANY:,} / empty", many_ms / few_ms, TOLERATED, "×"),
+        at_most(
+            f"memory of the largest API process, {MANY:,} waiting / empty queue", many_mib / few_mib, TOLERATED, "×"
+        ),
     ]
 
 

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,27 @@ def timed(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two things that are compared: what it is called, and what it does under each name."""
+
+    name: str
+    actions: Mapping[str, Callable[[], object]]
+
+
+def in_turns(less: Side, more: Side, *, times: int, warm: int, tolerated: float) -> Iterator[Figure]:
+    """Yield the median time of each action on both sides, in milliseconds, and how many times `less` `more` takes.
+
+    Both are measured in turns, so that whatever else the machine does slows down both; the first `warm` do not count.
+    """
+    for what in less.actions:
+        pairs = [(timed(less.actions[what]), timed(more.actions[what])) for _ in range(warm + times)][warm:]
+        less_ms, more_ms = (median_ms(times_s) for times_s in zip(*pairs, strict=True))
+        yield Figure(f"{what}, {less.name} (median)", less_ms, "ms")
+        yield Figure(f"{what}, {more.name} (median)", more_ms, "ms")
+        yield at_most(f"{what}, {more.name} / {less.name}", more_ms / less_ms, tolerated, "×")
 
 
 @contextmanager

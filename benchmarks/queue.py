@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-from benchmarks.measure import Figure, at_most, median_ms, timed
+from benchmarks.measure import Figure, Side, in_turns
 from inference_server.tasks.admission import Bounds
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import Database, open_database
@@ -36,23 +36,10 @@ FILL = """
 
 
 def measure() -> list[Figure]:
-    """Return the median times at 100 and at 100,000 waiting tasks of ten tokens, in milliseconds, and their ratios.
-
-    Both are measured in turns, so that whatever else the machine does slows down both.
-    """
+    """Return the median times at 100 and at 100,000 waiting tasks of ten tokens, and their ratios."""
     with _records(FEW) as of_few, _records(MANY) as of_many:
-        pairs = zip(_actions(of_few).items(), _actions(of_many).values(), strict=True)
-        return [figure for (what, few), many in pairs for figure in _compared(what, few, many)]
-
-
-def _compared(what: str, few: Callable[[], object], many: Callable[[], object]) -> list[Figure]:
-    times = [(timed(few), timed(many)) for _ in range(WARM + TIMES)][WARM:]
-    few_ms, many_ms = (median_ms(times_s) for times_s in zip(*times, strict=True))
-    return [
-        Figure(f"{what}, {FEW} waiting (median)", few_ms, "ms"),
-        Figure(f"{what}, {MANY:,} waiting (median)", many_ms, "ms"),
-        at_most(f"{what}, {MANY:,} / {FEW}", many_ms / few_ms, TOLERATED, "×"),
-    ]
+        few, many = Side(f"{FEW} waiting", _actions(of_few)), Side(f"{MANY:,} waiting", _actions(of_many))
+        return list(in_turns(few, many, times=TIMES, warm=WARM, tolerated=TOLERATED))
 
 
 def _actions(database: Database) -> dict[str, Callable[[], object]]:
@@ -62,7 +49,7 @@ def _actions(database: Database) -> dict[str, Callable[[], object]]:
     return {
         "position of a task that is soon next": lambda: store.position(first),
         "expected wait": lambda: store.expected_wait_s(first),
-        "submit": lambda: store.add(_new_task()),
+        "submit": lambda: store.add(new_task()),
         "claim": lambda: claims.claim(["default"], Holder("w", 1), 600.0),
     }
 
@@ -83,7 +70,8 @@ def fill(connection: Connection, count: int) -> None:
     connection.execute(text("INSERT INTO usage SELECT DISTINCT token, 0, 0 FROM tasks"))
 
 
-def _new_task() -> NewTask:
+def new_task(token: str = "token-0") -> NewTask:
+    """Return a task to submit."""
     return NewTask(
         uid=new_uid(),
         model="m0",
@@ -91,7 +79,7 @@ def _new_task() -> NewTask:
         digest="d",
         queue="default",
         dialect="native",
-        token="token-0",
+        token=token,
         case_blob=new_uid(),
         case_size_bytes=1,
     )

@@ -14,10 +14,11 @@ from contextlib import closing
 from pathlib import Path
 
 from benchmarks.measure import Figure
+from benchmarks.queue import new_task
 from inference_server.tasks.admission import Bounds
 from inference_server.tasks.claims import Claims
 from inference_server.tasks.database import open_database
-from inference_server.tasks.record import Holder, NewTask, Phase, new_uid
+from inference_server.tasks.record import Holder, Phase, new_uid
 from inference_server.tasks.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,23 +66,9 @@ def _live(url: str, beats: int, begin: object) -> None:
         store, claims = Store(database, bounds=Bounds(LIMIT, LIMIT, LIMIT)), Claims(database)
         begin.wait()  # type: ignore[attr-defined]
         for _ in range(TASKS):
-            store.add(_new_task())
+            store.add(new_task(f"token-{os.getpid() % 10}"))
             claim = claims.claim(["default"], Holder("w", os.getpid()), 600.0)
             assert claim
             for _ in range(beats):
                 claims.renew(claim, 600.0, phase=Phase.PREDICTING, progress=0.5)
             assert claims.finish(claim, blob=new_uid(), size_bytes=1, report={}, device_s=1.0)
-
-
-def _new_task() -> NewTask:
-    return NewTask(
-        uid=new_uid(),
-        model="m0",
-        version="1",
-        digest="d",
-        queue="default",
-        dialect="native",
-        token=f"token-{os.getpid() % 10}",
-        case_blob=new_uid(),
-        case_size_bytes=1,
-    )
