@@ -58,6 +58,9 @@ _GIVE_UP = (
 _DEAD_CHILD = _OF_WORKER & tasks.c.holder_pid.not_in(bindparam("alive", expanding=True))
 _LAPSED = tasks.c.lease_until < bindparam("at")
 
+LOOKS = {"sqlite": 1, "postgresql": 3}
+"""How often a claim looks for a task: on PostgreSQL others may have taken all that it saw, while newer ones wait."""
+
 
 class Claims(Upkeep):
     """Records of tasks, as workers, their guardians and housekeeping use them.
@@ -87,8 +90,9 @@ class Claims(Upkeep):
         token, at = uuid.uuid4().hex, self._clock()
         held = {"fresh": token, "the_worker": holder.worker, "the_pid": holder.pid, "lease": at + lease_s}
         with self.database.writing() as connection:
-            statement = claim_statement(connection.dialect.name)
-            row = connection.execute(statement, {**held, "queues": list(queues), "at": at}).one_or_none()
+            statement, values = claim_statement(connection.dialect.name), {**held, "queues": list(queues), "at": at}
+            looks = (connection.execute(statement, values).one_or_none() for _ in range(LOOKS[connection.dialect.name]))
+            row = next((found for found in looks if found is not None), None)
             if row is None:
                 return None
             note_verb(connection, [row.uid], Verb.CLAIM, at=at)

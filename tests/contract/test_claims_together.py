@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from records import HOLDER, LEASE_S, added, claimed, emptied
@@ -38,6 +40,25 @@ def test_no_task_is_claimed_twice_and_none_is_left_over(database: Database) -> N
     with database.reading() as connection:
         counts = connection.execute(text("SELECT sum(waiting), sum(running) FROM loads")).one()
     assert [count or 0 for count in counts] == [0, 0]
+
+
+def submit_and_claim(url: str, number: int) -> int:
+    """Submit tasks and claim one after each; return how many claims found one. In a process of its own."""
+    with closing(open_database(url)) as database:
+        store, claims, count = Store(database), Claims(database), 0
+        for _ in range(TASKS):
+            added(store, token=f"t{number}")
+            if claim := claims.claim(["default"], Holder("worker", number), LEASE_S):
+                count += claims.finish(claim, blob=new_uid(), size_bytes=1, report={}, device_s=1.0)
+        return count
+
+
+def test_who_has_submitted_a_task_claims_one_whatever_others_take_meanwhile(
+    postgres: Database, postgres_url: str
+) -> None:
+    with ProcessPoolExecutor(CLAIMERS, multiprocessing.get_context("spawn")) as pool:
+        counts = [pool.submit(submit_and_claim, postgres_url, number) for number in range(CLAIMERS)]
+        assert [count.result(timeout=100) for count in counts] == [TASKS] * CLAIMERS
 
 
 @pytest.fixture
