@@ -11,11 +11,9 @@ CHAOS ?= --seed 1 --tasks 300 --faults 40
 demo: .venv/installed
 	$(BIN)/python examples/mim_demo.py --model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)")
 
-# What uses one core at a time, or waits, runs in several processes; what starts workers, which use all cores, does not.
-SIDE_BY_SIDE := tests/unit tests/contract tests/wire tests/fuzz
+# A file's tests share their servers, so that files, not tests, run side by side; long ones come first, as they stand in the folder.
 test: .venv/nnunet
-	$(BIN)/python -m pytest -n auto $(SIDE_BY_SIDE)
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE:%=--ignore %)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .
