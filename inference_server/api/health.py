@@ -59,7 +59,7 @@ class Health:
         Without the broker tasks are still accepted and are computed later, so it does not make the server unready.
         """
         needed = {
-            "records": _tried(lambda: self._tasks.store.revisions(())),
+            "records": _tried(lambda: self._tasks.store.states(())),
             "disk": _tried(lambda: self._tasks.ensure_room(0)),
         }
         ready = all(check.ok for check in needed.values())

@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference_server.errors import InvalidVolume, MalformedMessage, TooLarge
+from inference_server.imaging.jpeg import LIMIT_BYTES, MAGIC, UNREADABLE, GreyJpeg, open_grey_jpeg
 from inference_server.imaging.sizes import size_text
 from inference_server.imaging.volume import Geometry, Volume
 
-UNREADABLE = "The picture cannot be read: it is damaged, cut off or of another format."
-
 _PNG = b"\x89PNG\r\n\x1a\n"
-_FORMATS = ((_PNG, "PNGImageIO"), (b"\xff\xd8\xff", "JPEGImageIO"))
+_FORMATS = ((_PNG, "PNGImageIO"), (MAGIC, "JPEGImageIO"))
 _CHUNK = struct.Struct(">I4x")
 _CHECKSUM_BYTES = 4
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -32,7 +31,8 @@ def read_picture_header(path: Path) -> tuple[Geometry, int]:
         MalformedMessage: the file cannot be read.
         InvalidVolume: it is not one picture, or its spacing is no valid one.
     """
-    return _header(_reader(path))
+    jpeg = _grey_jpeg(path)
+    return (jpeg.geometry, jpeg.array_bytes) if jpeg else _header(_reader(path))
 
 
 def _header(reader: Any) -> tuple[Geometry, int]:
@@ -61,18 +61,37 @@ def read_picture(path: Path, *, max_bytes: int) -> Volume:
     Source:
         ITU-R BT.601 for the luminance, DICOM PS3.3 C.7.6.3.1.2 for MONOCHROME1.
     """
-    import SimpleITK as sitk  # noqa: N813 - 0.2 s, and only for pictures
-
+    jpeg = _grey_jpeg(path)
+    if jpeg:
+        check_size(jpeg.array_bytes, max_bytes)
+        return jpeg.volume()
     reader = _reader(path)
     geometry, size_bytes = _header(reader)
-    if size_bytes > max_bytes:
-        raise TooLarge(
-            f"The picture takes {size_text(size_bytes)} in memory; this server takes {size_text(max_bytes)} at most."
-        )
+    check_size(size_bytes, max_bytes)
+    import SimpleITK as sitk  # noqa: N813 - 0.2 s, and only for pictures
+
     with _itk_errors():
         pixels = sitk.GetArrayFromImage(reader.Execute())  # MONOCHROME1 is inverted by ITK
     rows_columns = pixels.reshape(*geometry.shape, -1)
     return Volume(_grey(rows_columns), geometry)
+
+
+def check_size(size_bytes: int, max_bytes: int) -> None:
+    """Refuse a picture that takes too much memory.
+
+    Raises:
+        TooLarge: it takes more than `max_bytes`.
+    """
+    if size_bytes > max_bytes:
+        raise TooLarge(
+            f"The picture takes {size_text(size_bytes)} in memory; this server takes {size_text(max_bytes)} at most."
+        )
+
+
+def _grey_jpeg(path: Path) -> GreyJpeg | None:
+    with path.open("rb") as file:
+        is_small = file.read(len(MAGIC)) == MAGIC and os.fstat(file.fileno()).st_size <= LIMIT_BYTES
+    return open_grey_jpeg(path.read_bytes()) if is_small else None
 
 
 def _grey(pixels: NDArray[Any]) -> NDArray[Any]:

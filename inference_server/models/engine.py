@@ -20,7 +20,7 @@ from inference_server.models.hooks import NO_HOOKS, Hooks
 from inference_server.models.predictor import Predictor
 from inference_server.models.registry import Model, Registry
 from inference_server.models.regrid import on_labels_grid
-from inference_server.models.runtimes.base import Runtime
+from inference_server.models.runtimes.base import Prediction, Runtime
 from inference_server.models.warmth import Warmth
 from inference_server.settings import Settings
 
@@ -95,9 +95,7 @@ class Engine:
     def _ask(self, model: Model, case: Case, course: Course) -> Result:
         runtime, prediction = self._predictor.predict(model, case, course)
         with course.phase("restoring"):
-            result = runtime.restore(prediction)
-        report = replace(result.report, precision=runtime.precision.value, backend=runtime.backend.value)
-        return replace(result, report=report)
+            return _restored(runtime, prediction)
 
     def _members(self, model: Model) -> list[Model]:
         return list(model.members) or [self.registry.get(name) for name in model.manifest.members]
@@ -111,7 +109,10 @@ class Engine:
             with course.phase("restoring"):
                 result = mean.restored(case, manifest)
             return _of_members(result, members, modes)
-        results = [self._ask(member, case, part) for member, part in zip(members, parts, strict=True)]
+        together = self._predictor.predict_together(members, case, course)
+        results = [_restored(*one) for one in together] or [
+            self._ask(member, case, part) for member, part in zip(members, parts, strict=True)
+        ]
         with course.phase("restoring"):
             classifies = manifest.kind == "classification"
             names = [member.id for member in members]
@@ -138,6 +139,12 @@ class Engine:
             software={"inference-server": __version__, "torch": torch.__version__, "monai": monai.__version__},
             notes=case.assumed,
         )
+
+
+def _restored(runtime: Runtime, prediction: Prediction) -> Result:
+    result = runtime.restore(prediction)
+    report = replace(result.report, precision=runtime.precision.value, backend=runtime.backend.value)
+    return replace(result, report=report)
 
 
 def _of_members(result: Result, members: Sequence[Model], modes: Sequence[tuple[str, str]]) -> Result:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from inference_server.models.hooks import Hooks
 from inference_server.models.precision import settle
 from inference_server.models.registry import Model
 from inference_server.models.runtimes import make_runtime
-from inference_server.models.runtimes.base import Prediction, Runtime
+from inference_server.models.runtimes.base import Prediction, Prepared, Runtime
 from inference_server.models.trouble import (
     Effort,
     is_broken_device,
@@ -101,6 +101,30 @@ class Predictor:
         with course.phase("loading"):
             runtime = self._load(model, CPU)
         return runtime, self._compute(runtime, CPU, case, course, whole=whole)
+
+    def predict_together(self, models: Sequence[Model], case: Case, course: Course) -> list[tuple[Runtime, Prediction]]:
+        """Predict with light models that take the case prepared in one way, holding the device once.
+
+        Returns:
+            What each gave; nothing where a model is not warm, or not of this kind.
+        """
+        runtimes = [runtime for model in models if (runtime := self._warm.get(model))]
+        ways = {runtime.preparation if runtime.light else None for runtime in runtimes}
+        if len(runtimes) < len(models) or len(ways) > 1 or None in ways:
+            return []
+        hooks = course.hooks
+        with self._shared(hooks):
+            with course.phase("preparing"):
+                prepared = runtimes[0].prepare(case)
+            with course.phase("predicting"):
+                return [(runtime, self._predict_light(runtime, prepared, course)) for runtime in runtimes]
+
+    def _predict_light(self, runtime: Runtime, prepared: Prepared, course: Course) -> Prediction:
+        runtime.attend(course.hooks)
+        prediction = runtime.predict(prepared, progress=lambda _: None, cancelled=course.hooks.cancelled)
+        for note in (*runtime.notes, *prediction.notes):
+            course.note(note)
+        return prediction
 
     def warmth(self) -> Warmth:
         """Return what is loaded, and how often that was of use."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from inference_server.models.hooks import Hooks
+from inference_server.tasks.claims import Wish
 from inference_server.tasks.device import DeviceLock
 from inference_server.tasks.keeper import Keeper
 from inference_server.tasks.record import Claim, Phase, Task
@@ -21,11 +22,14 @@ class Attempt:
     claim: Claim
     keeper: Keeper
     lock: DeviceLock
+    wish: Callable[[], Wish | None] = lambda: None
     timings_s: dict[str, float] = field(default_factory=dict)
     waited_s: dict[str, float] = field(default_factory=dict)
     device_s: float = 0.0
     course: list[tuple[str, float]] = field(default_factory=list)
     """What it did from when on, in seconds since the epoch."""
+    following: Claim | None = None
+    """What was claimed when it was finished."""
 
     @property
     def task(self) -> Task:

@@ -20,13 +20,21 @@ import numpy as np
 from inference_server.errors import InvalidVolume
 from inference_server.imaging.archive import Archive, open_archive
 from inference_server.imaging.nifti import read_volume
-from inference_server.imaging.picture import read_picture
+from inference_server.imaging.picture import check_size, read_picture
 from inference_server.imaging.transforms import read_transform
 from inference_server.imaging.volume import Geometry, ScalingFactor, Volume
 from inference_server.models.case import Case
 from inference_server.models.manifest import Manifest
 from inference_server.settings import Settings
-from inference_server.tasks.case_files.describe import CaseFiles, ContourFile, ImageFile, as_file, at_field, describe
+from inference_server.tasks.case_files.describe import (
+    CaseFiles,
+    ContourFile,
+    ImageFile,
+    as_file,
+    at_field,
+    describe,
+    grey_jpeg,
+)
 from inference_server.tasks.case_files.meta import ImageMeta
 from inference_server.tasks.case_files.named import MAGICS, TransformFile
 from inference_server.tasks.case_files.names import GRID, POINTS, TRANSFORMS, is_picture
@@ -155,13 +163,20 @@ def _open(path: Path, limits: Settings) -> Archive:
 def _read_image(archive: Archive, image: ImageFile, limits: Settings) -> Volume:
     with at_field(image.name):
         if is_picture(image.name):
-            with as_file(archive, image.name) as path:
-                volume = read_picture(path, max_bytes=limits.image_limit_bytes)
+            volume = _read_picture(archive, image.name, limits)
         else:
             with archive.open(image.name) as stream:
                 volume = read_volume(stream, max_bytes=limits.image_limit_bytes)
         _require_finite(volume)
     return Volume(volume.array, image.geometry, volume.nifti_header)
+
+
+def _read_picture(archive: Archive, name: str, limits: Settings) -> Volume:
+    if jpeg := grey_jpeg(archive, name):
+        check_size(jpeg.array_bytes, limits.image_limit_bytes)
+        return jpeg.volume()
+    with as_file(archive, name) as path:
+        return read_picture(path, max_bytes=limits.image_limit_bytes)
 
 
 def _read_transform(archive: Archive, file: TransformFile, limits: Settings) -> Transform:

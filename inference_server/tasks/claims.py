@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, case, or_, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from inference_server.errors import WorkerLost
+from inference_server.errors import StoreUnavailable, WorkerLost
 from inference_server.tasks.database import Database
-from inference_server.tasks.figures import Figure, add, durations
+from inference_server.tasks.figures import add, durations
 from inference_server.tasks.precedence import next_in_turn
 from inference_server.tasks.record import Claim, Holder, Phase, Problem, Status
 from inference_server.tasks.schema import tasks
@@ -62,6 +64,15 @@ LOOKS = {"sqlite": 1, "postgresql": 3}
 """How often a claim looks for a task: on PostgreSQL others may have taken all that it saw, while newer ones wait."""
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What a child wants to claim: a task of one of these queues, at least one, for so long unless it is renewed."""
+
+    queues: tuple[str, ...]
+    holder: Holder
+    lease_s: float
+
+
 class Claims(Upkeep):
     """Records of tasks, as workers, their guardians and housekeeping use them.
 
@@ -87,16 +98,8 @@ class Claims(Upkeep):
             holder: who claims.
             lease_s: how long the claim lasts unless it is renewed.
         """
-        token, at = uuid.uuid4().hex, self._clock()
-        held = {"fresh": token, "the_worker": holder.worker, "the_pid": holder.pid, "lease": at + lease_s}
         with self.database.writing() as connection:
-            statement, values = claim_statement(connection.dialect.name), {**held, "queues": list(queues), "at": at}
-            looks = (connection.execute(statement, values).one_or_none() for _ in range(LOOKS[connection.dialect.name]))
-            row = next((found for found in looks if found is not None), None)
-            if row is None:
-                return None
-            note_verb(connection, [row.uid], Verb.CLAIM, at=at)
-        return Claim(token, to_task(row), holder)
+            return _claimed(connection, Wish(tuple(queues), holder, lease_s), self._clock())
 
     def renew(
         self,
@@ -139,14 +142,42 @@ class Claims(Upkeep):
             report: how the result was made, as JSON takes it.
             device_s: how long the device was held; charged to the task's token.
         """
-        values = {"the_blob": blob, "the_size": size_bytes, "the_report": dict(report)}
-        took = durations(claim.task.model, report.get("timings_s", {}))
-        return self._end(claim, _FINISH, values, verb=Verb.FINISH, device_s=device_s, more=took)
+        result: dict[str, Any] = {"blob": blob, "size_bytes": size_bytes, "report": report, "device_s": device_s}
+        return self.finish_and_claim(claim, None, **result)[0]
+
+    def finish_and_claim(
+        self,
+        claim: Claim,
+        wish: Wish | None,
+        *,
+        blob: str,
+        size_bytes: int,
+        report: Mapping[str, Any],
+        device_s: float,
+    ) -> tuple[bool, Claim | None]:
+        """Commit a result as `finish` does, and claim the next task, whether or not the result was still wanted.
+
+        Where there can be one writer only (SQLite) it takes one transaction. Elsewhere those who do both at a time
+        could wait for each other.
+        """
+        values = {"the_blob": blob, "the_size": size_bytes, "the_report": dict(report), "at": self._clock()}
+        took, following = durations(claim.task.model, report.get("timings_s", {})), None
+        with self.database.writing() as connection:
+            ended = _end(connection, claim, _FINISH, values, verb=Verb.FINISH, device_s=device_s)
+            if wish and self.database.is_sqlite:
+                following = _claimed(connection, wish, self._clock())
+            add(connection, took if ended else ())
+        if wish and not self.database.is_sqlite:
+            with suppress(StoreUnavailable):  # the result is safe, and housekeeping sends the turn again
+                following = self.claim(wish.queues, wish.holder, wish.lease_s)
+        return ended, following
 
     def fail(self, claim: Claim, problem: Problem, report: Mapping[str, Any], device_s: float) -> bool:
         """Commit a failure; return False, with nothing written, if the claim is gone."""
-        values = {"the_code": problem.code, "the_message": problem.message, "the_report": dict(report)}
-        return self._end(claim, _FAIL, values, verb=Verb.FAIL, device_s=device_s)
+        said = {"the_code": problem.code, "the_message": problem.message, "the_report": dict(report)}
+        values = {**said, "at": self._clock()}
+        with self.database.writing() as connection:
+            return _end(connection, claim, _FAIL, values, verb=Verb.FAIL, device_s=device_s)
 
     def hand_back(self, worker: str) -> int:
         """Queue everything that a stopping worker still holds and return how many tasks that was.
@@ -187,26 +218,6 @@ class Claims(Upkeep):
         """
         return self._lose(_LAPSED, {"at": self._clock() if now is None else now})
 
-    def _end(
-        self,
-        claim: Claim,
-        statement: ReturningUpdate[Any],
-        values: Mapping[str, Any],
-        *,
-        verb: Verb,
-        device_s: float,
-        more: Collection[Figure] = (),
-    ) -> bool:
-        at = self._clock()
-        with self.database.writing() as connection:
-            token = connection.scalar(statement, {**_held(claim), **values, "at": at})
-            if token is None:
-                return False
-            charge(connection, token, device_s, at)
-            note_verb(connection, [claim.task.uid], verb, at=at)
-            add(connection, more)
-        return True
-
     def _lose(self, which: ColumnElement[bool], values: Mapping[str, Any]) -> list[str]:
         at = values["at"]
         with self.database.writing() as connection:
@@ -241,6 +252,36 @@ def _renewal(names: tuple[str, ...]) -> Any:
         changed = or_(*(tasks.c[name].is_distinct_from(value) for name, value in news.items()))
         values["revision"] = tasks.c.revision + case((changed, 1), else_=0)
     return update(tasks).where(*_IS_HELD).values(**values)
+
+
+def _claimed(connection: Connection, wish: Wish, at: float) -> Claim | None:
+    token, holder = uuid.uuid4().hex, wish.holder
+    held = {"fresh": token, "the_worker": holder.worker, "the_pid": holder.pid, "lease": at + wish.lease_s}
+    statement, values = claim_statement(connection.dialect.name), {**held, "queues": list(wish.queues), "at": at}
+    looks = (connection.execute(statement, values).one_or_none() for _ in range(LOOKS[connection.dialect.name]))
+    row = next((found for found in looks if found is not None), None)
+    if row is None:
+        return None
+    note_verb(connection, [row.uid], Verb.CLAIM, at=at)
+    return Claim(token, to_task(row), holder)
+
+
+def _end(
+    connection: Connection,
+    claim: Claim,
+    statement: ReturningUpdate[Any],
+    values: Mapping[str, Any],
+    *,
+    verb: Verb,
+    device_s: float,
+) -> bool:
+    """Write how a claimed task ended; return False, with nothing written, if the claim is gone."""
+    token = connection.scalar(statement, {**_held(claim), **values})
+    if token is None:
+        return False
+    charge(connection, token, device_s, values["at"])
+    note_verb(connection, [claim.task.uid], verb, at=values["at"])
+    return True
 
 
 def _held(claim: Claim) -> dict[str, Any]:

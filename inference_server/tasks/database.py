@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 15.0
 """How long a SQLite transaction waits for the writer before it; one takes about a millisecond."""
+FIRST_LOOK_S, LAST_LOOK_S, LATER_LOOKS = 0.0002, 0.01, 1.5
+"""When a SQLite transaction looks again whether the one before it has ended, and by which factor later and later."""
 LOG_WAIT_MS = 200
 """Emptying the log keeps writers waiting while it waits for a reader itself; there is always a next time."""
 RETRY_AFTER_S = (1.0, 60.0)
@@ -250,8 +252,31 @@ def _begin_sqlite(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")
         return
     wait_s = BUSY_TIMEOUT_S if options.get("wait_s") is None else options["wait_s"]
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(1000 * wait_s)}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    raw: Any = connection.connection.dbapi_connection
+    raw.execute("PRAGMA busy_timeout = 0")
+    try:
+        if not _has_begun(raw, wait_s):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # fails as whoever catches errors knows it
+    finally:
+        raw.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_TIMEOUT_S)}")
+
+
+def _has_begun(connection: Any, wait_s: float) -> bool:
+    """Begin to write as soon as no other does; return False where that was not possible.
+
+    SQLite itself would look after 1, 2, 5 and more milliseconds, of which a transaction takes one.
+    """
+    until, pause_s = time.monotonic() + wait_s, FIRST_LOOK_S
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                return False
+        else:
+            return True
+        time.sleep(pause_s)
+        pause_s = min(pause_s * LATER_LOOKS, LAST_LOOK_S)
 
 
 def _data_version(connection: PoolProxiedConnection) -> int:

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 NEWS_S = 0.25
 """Shortest time between two writes of one task's phase and progress."""
 
+NEWS_LOOK_S = 0.1
+"""How often it is seen whether there is such news."""
+
 LOOK_S = 0.5
 """How often the memory of the process is looked at."""
 
@@ -114,7 +117,7 @@ class Keeper:
         self._next_beat = began + settings.beat_s
         self._limit_at = began + (claim.task.time_limit_s or settings.task_time_limit_s)
         self._budget_bytes = footprint.budget_bytes(settings)
-        self._next_look = began
+        self._next_look = time.monotonic() + LOOK_S
         self._not_before = began
 
     def __enter__(self) -> Keeper:
@@ -167,10 +170,7 @@ class Keeper:
 
     def _tell(self, news: _News) -> None:
         with self._condition:
-            is_first = not self._news  # what comes after it goes with the same beat
-            self._news = self._news.before(news)
-            if is_first:
-                self._condition.notify()
+            self._news = self._news.before(news)  # which is seen soon: waking a thread takes longer than many a phase
 
     def _run(self) -> None:
         while self._wait_until_due():
@@ -191,7 +191,7 @@ class Keeper:
         """Sleep until something is due; return False if the task is over."""
         with self._condition:
             while not self._stopped and (pause_s := min(self._beat_at(), self._next_look) - time.monotonic()) > 0:
-                self._condition.wait(pause_s)
+                self._condition.wait(min(pause_s, NEWS_LOOK_S))
             return not self._stopped
 
     def _beat_at(self) -> float:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from celery import Celery
@@ -47,6 +48,18 @@ class CeleryTurns:
     def ready(self, queue: str) -> int | None:
         """Return how many turns wait in the queue, or None if the broker cannot be reached."""
         return self._ask(lambda: self._waiting(queue))
+
+    def take(self, queues: Sequence[str]) -> bool:
+        """Take a waiting turn out of one of the queues, and return whether there was one."""
+        return any(self._ask(partial(self._taken, queue)) for queue in queues)
+
+    def _taken(self, queue: str) -> bool:
+        with self._app.pool.acquire() as connection, connection._reraise_as_library_errors():
+            try:
+                return connection.default_channel.basic_get(queue, no_ack=True) is not None
+            except connection.channel_errors:
+                connection.close()  # a channel that RabbitMQ has refused something is of no more use
+                return False
 
     def _waiting(self, queue: str) -> int:
         with self._app.pool.acquire() as connection, connection._reraise_as_library_errors():

@@ -29,8 +29,9 @@ from inference_server.tasks.attempt import Attempt
 from inference_server.tasks.blobs import Blobs
 from inference_server.tasks.blobs.staging import disk_errors
 from inference_server.tasks.case_zip import read_case
-from inference_server.tasks.claims import Claims
+from inference_server.tasks.claims import Claims, Wish
 from inference_server.tasks.device import DeviceLock
+from inference_server.tasks.footprint import budget_bytes
 from inference_server.tasks.keeper import Keeper, kill_own_group
 from inference_server.tasks.record import Claim, Phase, Problem, Task
 from inference_server.tasks.report import Written, report_of
@@ -101,7 +102,8 @@ class Runner:
         traces: Traces = NO_TRACES,
         end: Callable[[], None] = kill_own_group,
     ) -> None:
-        self._settings = settings
+        # Found out once: it takes longer than many a task's own records.
+        self._settings = settings.model_copy(update={"child_memory_bytes": budget_bytes(settings)})
         self._claims = claims
         self._blobs = blobs
         self._engine = engine
@@ -127,10 +129,18 @@ class Runner:
                 except InferenceServerError as error:
                     log.error("model cannot be loaded", extra={"model": model.id, **_cause(error)})
 
-    def run(self, claim: Claim) -> None:
-        """Run a task and commit how it ended. Nothing is raised and nothing of the task stays in memory."""
+    def run(self, claim: Claim, wish: Callable[[], Wish | None] = lambda: None) -> Claim | None:
+        """Run a task and commit how it ended. Nothing is raised and nothing of the task stays in memory.
+
+        Args:
+            claim: of the task.
+            wish: asked, when the task is to be finished, what to claim with the same commit.
+
+        Returns:
+            What was claimed.
+        """
         with Keeper(self._claims, claim, self._settings) as keeper:
-            attempt = Attempt(claim, keeper, self._lock)
+            attempt = Attempt(claim, keeper, self._lock, wish)
             log.info("task started", extra=_facts(claim.task))
             problem = self._problem_of(attempt)
             if problem is not None:
@@ -138,6 +148,7 @@ class Runner:
         self._traces.ran(claim.task, attempt.course, time.time(), problem.code if problem else None)
         if problem is not None:
             gc.collect()  # a failed case may be held by cycles between frames and exceptions
+        return attempt.following
 
     def _problem_of(self, attempt: Attempt) -> Problem | None:
         try:
@@ -203,16 +214,20 @@ class Runner:
             self._blobs.discard(staged)
 
     def _finish(self, attempt: Attempt, written: Written, report: Mapping[str, Any]) -> None:
-        committed = self._commit(
-            attempt,
-            lambda: self._claims.finish(
+        wishes = [attempt.wish()]  # for the first try: where it is not known what came of that, none is made again
+
+        def finish() -> bool:
+            committed, attempt.following = self._claims.finish_and_claim(
                 attempt.claim,
+                wishes.pop() if wishes else None,
                 blob=written.key,
                 size_bytes=written.size_bytes,
                 report=report,
                 device_s=attempt.device_s,
-            ),
-        )
+            )
+            return committed
+
+        committed = self._commit(attempt, finish)
         if committed is False:
             self._blobs.delete(written.key)
         log.info("task finished" if committed else "result dropped", extra={**_facts(attempt.task), **_timings(report)})

@@ -28,7 +28,9 @@ _INSERT = insert(tasks).returning(*TASK_COLUMNS)
 _SAME_KEY = select(tasks.c.fingerprint, *TASK_COLUMNS).where(
     tasks.c.token == bindparam("the_token"), tasks.c.idempotency_key == bindparam("key")
 )
-_REVISIONS = select(tasks.c.uid, tasks.c.revision).where(tasks.c.uid.in_(bindparam("uids", expanding=True)))
+_STATES = select(tasks.c.uid, tasks.c.revision, tasks.c.status).where(
+    tasks.c.uid.in_(bindparam("uids", expanding=True))
+)
 _CANCEL = moved(Verb.CANCEL).where(HAS_UID).returning(*TASK_COLUMNS)
 _RETRY = (
     # Without a digest: the model may have been mended since.
@@ -114,10 +116,11 @@ class Store:
         with self.database.reading() as connection:
             return _get(connection, uid)
 
-    def revisions(self, uids: Collection[str]) -> dict[str, int]:
-        """Return the revision of each of these tasks; unknown ones are missing from the answer."""
+    def states(self, uids: Collection[str]) -> dict[str, tuple[int, Status]]:
+        """Return the revision and status of each of these tasks; unknown ones are missing from the answer."""
         with self.database.reading() as connection:
-            return {row.uid: row.revision for row in connection.execute(_REVISIONS, {"uids": list(uids)})}
+            rows = connection.execute(_STATES, {"uids": list(uids)})
+            return {uid: (revision, Status(status)) for uid, revision, status in rows}
 
     def page(self, only: TaskFilter, cursor: str | None = None, limit: int = 50) -> Page:
         """Return tasks, latest first, that come after a cursor; of `limit` (1 to 200) at most.

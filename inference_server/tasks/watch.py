@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from inference_server.errors import StoreUnavailable
-from inference_server.tasks.record import Task
+from inference_server.tasks.record import Status, Task
 from inference_server.tasks.store import Store
 
 log = logging.getLogger(__name__)
@@ -18,9 +18,11 @@ log = logging.getLogger(__name__)
 SQLITE_POLL_S = 0.004
 """SQLite counts the commits of others; reading that number takes microseconds."""
 QUERY_POLL_S = 0.02
-"""Elsewhere the revisions themselves are asked for."""
+"""Elsewhere the tasks themselves are asked for."""
 REST = 3.0
 """Rest after a look at the records, as a multiple of its time, which grows with the number of those who wait."""
+VAIN_LIMIT = 3
+"""By how many periods the rest becomes longer after looks that found nothing: others commit, too."""
 PAUSE_S = 1.0
 """Rest after an error of the database."""
 
@@ -28,8 +30,16 @@ PAUSE_S = 1.0
 @dataclass(frozen=True, eq=False)
 class _Waiter:
     uid: str
-    revision: int
+    revision: int | None
+    """The one that is known; None waits for the end."""
     wake: Callable[[], object]
+
+    def is_due(self, state: tuple[int, Status] | None) -> bool:
+        """Whether what is waited for has happened, seeing a task's state, None for one that is gone."""
+        if state is None:
+            return True
+        revision, status = state
+        return status.ended if self.revision is None else revision != self.revision
 
 
 class Watcher:
@@ -53,17 +63,17 @@ class Watcher:
         if task.revision != revision or timeout_s <= 0:
             return task
         changed = threading.Event()
-        with self.noticed(uid, revision, changed.set):
+        with self.noticed(uid, changed.set, revision=revision):
             changed.wait(timeout_s)
         return self._store.get(uid)
 
     @contextmanager
-    def noticed(self, uid: str, revision: int, wake: Callable[[], object]) -> Iterator[None]:
-        """Have a function called once a task's revision is another than `revision`, or it is gone.
+    def noticed(self, uid: str, wake: Callable[[], object], *, revision: int | None = None) -> Iterator[None]:
+        """Have a function called once a task has another revision than is known, or once it has ended, or it is gone.
 
         Args:
             uid: the task's.
-            revision: the one that is known.
+            revision: the one that is known; without one, only the end is waited for.
             wake: called in the watching thread, within the `with` block and perhaps a moment after it, and perhaps
                 more than once; returns at once.
         """
@@ -97,13 +107,14 @@ class Watcher:
         with database.commit_counter() as counter:
             period_s = SQLITE_POLL_S if database.is_sqlite else QUERY_POLL_S
             seen: int | None = None
+            vain = 0
             while True:
                 is_news, count = self._sleep_until_waited_for(), counter()
                 began = time.monotonic()
                 if is_news or count is None or count != seen:
                     seen = count
-                    self._wake_changed()
-                time.sleep(max(period_s, REST * (time.monotonic() - began)))
+                    vain = 0 if self._wake_changed() else min(vain + 1, VAIN_LIMIT)
+                time.sleep(max((1 + vain) * period_s, REST * (time.monotonic() - began)))
 
     def _sleep_until_waited_for(self) -> bool:
         with self._condition:
@@ -111,10 +122,12 @@ class Watcher:
             is_news, self._is_news = self._is_news, False
             return is_news
 
-    def _wake_changed(self) -> None:
+    def _wake_changed(self) -> bool:
+        """Wake those for whom something has changed, and return whether there are any."""
         with self._condition:
             waiters = list(self._waiters)
-        revisions = self._store.revisions({waiter.uid for waiter in waiters})
-        for waiter in waiters:
-            if revisions.get(waiter.uid) != waiter.revision:
-                waiter.wake()
+        states = self._store.states({waiter.uid for waiter in waiters})
+        due = [waiter for waiter in waiters if waiter.is_due(states.get(waiter.uid))]
+        for waiter in due:
+            waiter.wake()
+        return bool(due)

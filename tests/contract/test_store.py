@@ -45,7 +45,7 @@ def test_a_task_that_is_not_there_is_unknown_to_every_method(uid: str, store: St
             method(uid)
     with pytest.raises(UnknownTask):
         store.add_event(uid, "info", "text")
-    assert store.revisions([uid]) == {}
+    assert store.states([uid]) == {}
 
 
 def test_the_same_idempotency_key_and_content_give_the_same_task(store: Store) -> None:
@@ -178,11 +178,11 @@ def test_numbers_of_log_lines_are_never_used_twice(store: Store) -> None:
     assert store.events(added(store).uid)[0].seq > last
 
 
-def test_revisions_are_given_for_the_known_ones(store: Store) -> None:
+def test_revisions_and_statuses_are_given_for_the_known_ones(store: Store) -> None:
     one, two = added(store), added(store)
     store.cancel(two.uid)
-    assert store.revisions([one.uid, two.uid, "unknown"]) == {one.uid: 1, two.uid: 2}
-    assert store.revisions([]) == {}
+    assert store.states([one.uid, two.uid, "unknown"]) == {one.uid: (1, Status.QUEUED), two.uid: (2, Status.CANCELLED)}
+    assert store.states([]) == {}
 
 
 def test_deleting_gives_the_keys_of_all_bytes_and_takes_the_log_along(store: Store, claims: Claims) -> None:

@@ -102,7 +102,7 @@ def test_what_was_accepted_is_there_after_kill_9(url: str) -> None:
     assert process.wait(LONG_S) == -signal.SIGKILL
     database = open_database(url)
     store = Store(database)
-    assert set(store.revisions(accepted)) == set(accepted)
+    assert set(store.states(accepted)) == set(accepted)
     with database.reading() as connection:
         assert connection.scalar(text("PRAGMA integrity_check")) == "ok"
     database.close()

@@ -73,6 +73,7 @@ class Connection:
         self._state = State.COMMAND
         self._token: str | None = None
         self._caller: Caller | None = None
+        self._code = ""
         self._choice: Choice | None = None
         self._image: ImageFile | None = None
         self._task: Task | None = None
@@ -144,7 +145,9 @@ class Connection:
 
     async def _choose(self) -> Code:
         code = decode_model(await self._wire.exactly(MODEL_BYTES))
-        self._choice = await self._house.run(self._house.desk.choice, code)
+        if code != self._code or self._choice is None:  # one withdrawn meanwhile is found at the prediction
+            self._choice = await self._house.run(self._house.desk.choice, code)
+            self._code = code
         return Code.INVALID_MODEL if self._choice is None else Code.SUCCESS
 
     async def _compare(self) -> Code:
@@ -177,8 +180,6 @@ class Connection:
         assert self._choice, "PRED needs it"
         if self._image.doubt is not Code.SUCCESS:
             return self._image.doubt, b""
-        if (code := await self._admit(self._token)) is not Code.SUCCESS:  # a token may be revoked at any time
-            return code, b""
         try:
             return Code.SUCCESS, await self._letter(self._choice, self._image)
         except InferenceServerError as error:
@@ -187,18 +188,26 @@ class Connection:
             return code_of(error), b""
 
     async def _letter(self, choice: Choice, image: ImageFile) -> bytes:
-        caller, desk, run = self._caller, self._house.desk, self._house.run
         self._task = None
-        self._task = await run(desk.submit, caller, choice, image.path)
-        ended = await self._awaited(self._task)
-        letter: bytes = await run(desk.letter, ended, caller, choice)
-        return letter
+        self._task = await self._house.run(self._submit, choice, image)
+        answer = await self._awaited(self._task, choice)
+        if isinstance(answer, InferenceServerError):
+            raise answer
+        return answer
 
-    async def _awaited(self, task: Task) -> Task:
-        """Return a task that has ended; one that nobody waits for any more is cancelled."""
+    def _submit(self, choice: Choice, image: ImageFile) -> Task:
+        """Submit a task, for a client that is still admitted: a token may be revoked at any time. This blocks."""
+        desk, self._caller = self._house.desk, None
+        self._caller = desk.admit(self._address, self._token)
+        return desk.submit(self._caller, choice, image.path)
+
+    async def _awaited(self, task: Task, choice: Choice) -> bytes | InferenceServerError:
+        """Return what a task ended with; one that nobody waits for any more is cancelled."""
         desk, caller = self._house.desk, self._caller
         assert caller, "somebody submitted it"
-        end = asyncio.create_task(self._house.follower.ended(task, partial(desk.look, task.uid, caller)))
+        end: asyncio.Task[bytes | InferenceServerError] = asyncio.create_task(
+            self._house.follower.found(task.uid, partial(desk.answer, task.uid, caller, choice))
+        )
         gone = asyncio.create_task(self._wire.hung_up())
         try:
             await asyncio.wait({end, gone}, timeout=self._house.patience_s, return_when=asyncio.FIRST_COMPLETED)

@@ -118,21 +118,24 @@ class Desk:
         submission = Submission(model=choice.model, staged=staged, dialect=DIALECT, token=caller.name)
         return self._tasks.submit(submission)[0]
 
-    def look(self, uid: str, caller: Caller) -> Task:
-        """Return a task as it is.
+    def answer(self, uid: str, caller: Caller, choice: Choice) -> bytes | InferenceServerError | None:
+        """Return the letter that a task's end means, or the error with which it ended; nothing before its end.
+
+        The audit log notes that a letter was given.
 
         Raises:
             UnknownTask: it was deleted.
+            StoreUnavailable: the records cannot be reached.
         """
-        return self._tasks.get(uid, caller)
+        if not self._tasks.get(uid, caller).status.ended:
+            return None
+        try:
+            return self._letter(uid, caller, choice)
+        except InferenceServerError as error:
+            return error
 
-    def letter(self, task: Task, caller: Caller, choice: Choice) -> bytes:
-        """Return the answer that a task's end means; the audit log notes that it was given.
-
-        Raises:
-            InferenceServerError: it ended without a result.
-        """
-        result = self._tasks.result(task.uid, caller)
+    def _letter(self, uid: str, caller: Caller, choice: Choice) -> bytes:
+        result = self._tasks.result(uid, caller)
         manifest = self._tasks.models.get(choice.model).manifest
         return letter_of(result.task.report.get("classifications", {}), choice, manifest)
 

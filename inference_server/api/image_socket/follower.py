@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from inference_server.errors import StoreUnavailable
-from inference_server.tasks.record import Task
 from inference_server.tasks.watch import Watcher
 
 RETRY_S = 0.5
@@ -40,35 +39,34 @@ class Follower:
         self._watcher = watcher
         self._run = run
 
-    async def ended(self, task: Task, look: Callable[[], Task]) -> Task:
-        """Return a task once it has ended, however long that takes; times without the records are waited out.
+    async def found(self, uid: str, look: Callable[[], Answer | None]) -> Answer:
+        """Return what is found when a task has ended, however long that takes.
+
+        Times without the records are waited out.
 
         Args:
-            task: as it is known.
-            look: returns it as it is.
+            uid: the task's.
+            look: returns nothing while it has not ended.
 
         Raises:
             UnknownTask: it was deleted.
         """
-        while not task.status.ended:
-            await self._changed(task)
-            task = await self._look(task, look)
-        return task
+        while True:
+            await self._ended(uid)
+            try:
+                answer: Answer | None = await self._run(look)
+            except StoreUnavailable:
+                await asyncio.sleep(RETRY_S)
+                continue
+            if answer is not None:
+                return answer
 
-    async def _changed(self, task: Task) -> None:
-        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+    async def _ended(self, uid: str) -> None:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
             with suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(changed.set)
+                loop.call_soon_threadsafe(ended.set)
 
-        with self._watcher.noticed(task.uid, task.revision, wake):
-            await changed.wait()
-
-    async def _look(self, task: Task, look: Callable[[], Task]) -> Task:
-        try:
-            found: Task = await self._run(look)
-        except StoreUnavailable:
-            await asyncio.sleep(RETRY_S)
-            return task
-        return found
+        with self._watcher.noticed(uid, wake):
+            await ended.wait()

@@ -23,7 +23,6 @@ from inference_server.api.image_socket.wire import LINGER_S, STEP_BYTES, GoneErr
 from inference_server.api.sign_in import network
 from inference_server.errors import SettingsError
 from inference_server.settings import Settings
-from inference_server.tasks.database import CONNECTIONS
 from inference_server.tasks.service import Tasks, open_tasks
 from inference_server.tasks.tally import Tally
 from inference_server.tasks.tokens import Tokens
@@ -33,6 +32,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 50022
 BACKLOG = 1024
+THREADS = 4
+"""For what blocks, which takes milliseconds; more of them would only wait for each other."""
 PAUSE_S = 0.5
 """Rest after a connection could not be accepted."""
 
@@ -95,7 +96,7 @@ class ImageSocket:
         self._settings = settings
         self._context = context
         self._places = Places(in_all=settings.image_socket_connections, per_host=settings.image_socket_host_connections)
-        self._threads = ThreadPoolExecutor(CONNECTIONS, "image-socket")
+        self._threads = ThreadPoolExecutor(THREADS, "image-socket")
         run = beside(self._threads)
         database = tasks.store.database
         tally = Tally(database)

@@ -44,7 +44,7 @@ def _make_graph(module: torch.nn.Module, window: torch.Tensor, precision: Precis
 
     def graph(window: torch.Tensor) -> torch.Tensor:
         inputs = window.float().contiguous().numpy()
-        return given(torch.from_numpy(request.infer([inputs], share_inputs=True)[0]))
+        return given(torch.from_numpy(request.infer(openvino.Tensor(inputs, shared_memory=True), share_inputs=True)[0]))
 
     return graph
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class PlainRuntime(Runtime):
         names = [channel.name for channel in manifest.channels]
         return prepare_case(case, names, preparation(manifest), flat=manifest.dimensions == 2)
 
-    @property
+    @cached_property
     def preparation(self) -> str | None:
         manifest = self.model.manifest
         if manifest.kind != "classification":  # elsewhere it is little beside the rest, and takes memory

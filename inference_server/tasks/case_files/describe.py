@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from inference_server.errors import BadRequest, InferenceServerError, InvalidVolume, MalformedMessage
+from inference_server.imaging import jpeg
 from inference_server.imaging.archive import Archive
 from inference_server.imaging.directions import perpendicular
+from inference_server.imaging.jpeg import GreyJpeg
 from inference_server.imaging.nifti import NiftiHeader, read_header
 from inference_server.imaging.picture import read_picture_header
 from inference_server.imaging.volume import IDENTITY, Geometry, ScalingFactor
@@ -143,6 +145,12 @@ def as_file(archive: Archive, name: str) -> Iterator[Path]:
         yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
+def grey_jpeg(archive: Archive, name: str) -> GreyJpeg | None:
+    """Return a member that is a JPEG without colours, nothing for any other."""
+    is_small_jpeg = name.endswith((".jpg", ".jpeg")) and archive.size_bytes(name) <= jpeg.LIMIT_BYTES
+    return jpeg.open_grey_jpeg(archive.read(name, jpeg.LIMIT_BYTES)) if is_small_jpeg else None
+
+
 def _check_count(images: tuple[str, ...], manifest: Manifest) -> None:
     least, most = manifest.required_channels, len(manifest.channels)
     if least <= len(images) <= most:
@@ -183,8 +191,11 @@ def _nifti(archive: Archive, name: str, manifest: Manifest) -> ImageFile:
 def _picture(archive: Archive, name: str, manifest: Manifest) -> ImageFile:
     if manifest.dimensions == 3:
         raise BadRequest(f"The model '{manifest.id}' takes 3-D images as .nii.gz or .nii; this one is a 2-D picture.")
-    with as_file(archive, name) as path:
-        geometry, array_bytes = read_picture_header(path)
+    if found := grey_jpeg(archive, name):
+        geometry, array_bytes = found.geometry, found.array_bytes
+    else:
+        with as_file(archive, name) as path:
+            geometry, array_bytes = read_picture_header(path)
     return ImageFile(name, geometry, array_bytes, oriented=False, sent=geometry)
 
 

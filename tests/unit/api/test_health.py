@@ -40,7 +40,7 @@ def test_without_records_it_is_not_ready(doors: Doors, monkeypatch: pytest.Monke
     def fail(*_: object) -> None:
         raise StoreUnavailable
 
-    monkeypatch.setattr(doors.store, "revisions", fail)
+    monkeypatch.setattr(doors.store, "states", fail)
     answer = doors.client.get("/healthz/ready")
     assert (answer.status_code, answer.json["ready"]) == (503, False)
     assert answer.json["checks"]["records"] == {"ok": False, "detail": StoreUnavailable().message}

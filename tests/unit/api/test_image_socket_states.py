@@ -35,7 +35,7 @@ from inference_server.errors import (
 from inference_server.models.manifest import Manifest
 from inference_server.settings import Settings
 from inference_server.tasks.caller import LOCAL, Caller
-from inference_server.tasks.record import Status, Task
+from inference_server.tasks.record import Task
 
 LIMIT_BYTES = 200
 LETTERS = {b"P": "sick", b"N": "well"}
@@ -50,6 +50,7 @@ class FakeDesk:
         self.is_open = True
         self.staged: set[Path] = set()
         self.count = 0
+        self.letters: dict[str, bytes] = {}
 
     def admit(self, address: str, token: str | None) -> Caller:
         if (token is None and self.is_open) or token in self.valid:
@@ -74,23 +75,20 @@ class FakeDesk:
 
     def submit(self, caller: Caller, choice: Choice, image: Path) -> Task:
         self.count += 1
-        return replace(queued_task(), uid=f"{self.count:032x}", parameters={"letter": image.read_bytes()[:1]})
+        task = replace(queued_task(), uid=f"{self.count:032x}")
+        self.letters[task.uid] = image.read_bytes()[:1]
+        return task
 
-    def look(self, uid: str, caller: Caller) -> Task:
-        raise AssertionError("the follower does not look")
-
-    def letter(self, task: Task, caller: Caller, choice: Choice) -> bytes:
-        letter = task.parameters["letter"]
-        if letter not in LETTERS:
-            raise PredictionError
-        return bytes(letter)
+    def answer(self, uid: str, caller: Caller, choice: Choice) -> bytes | PredictionError:
+        letter = self.letters[uid]
+        return letter if letter in LETTERS else PredictionError()
 
 
 class FakeFollower:
     """Every task ends at once."""
 
-    async def ended(self, task: Task, look: object) -> Task:
-        return replace(task, status=Status.FINISHED)
+    async def found(self, uid: str, look: Any) -> Any:
+        return look()
 
 
 class Client:

@@ -137,7 +137,7 @@ def test_while_nobody_waits_nothing_is_asked(watcher: Watcher, store: Store, mon
     watcher.wait(task.uid, 1, 0.05)
     time.sleep(0.1)
     asked: list[object] = []
-    monkeypatch.setattr(store, "revisions", lambda uids: asked.append(uids) or {})
+    monkeypatch.setattr(store, "states", lambda uids: asked.append(uids) or {})
     store.cancel(task.uid)
     time.sleep(0.2)
     assert asked == []
@@ -147,14 +147,14 @@ def test_watching_goes_on_after_an_error_of_the_database(
     watcher: Watcher, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "PAUSE_S", 0.01)
-    real, failures = store.revisions, [StoreUnavailable(), StoreUnavailable()]
+    real, failures = store.states, [StoreUnavailable(), StoreUnavailable()]
 
     def flaky(uids: set[str]) -> dict[str, int]:
         if failures:
             raise failures.pop()
         return real(uids)
 
-    monkeypatch.setattr(store, "revisions", flaky)
+    monkeypatch.setattr(store, "states", flaky)
     task = added(store)
     timer = _soon(lambda: store.cancel(task.uid))
     assert watcher.wait(task.uid, 1, LONG_S).status is Status.CANCELLED
