@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from records import HOLDER, LEASE_S, PROBLEM, Clock, added, claimed, task_in
 
-from inference_server.tasks.claims import Claims
+from inference_server.tasks.claims import Claims, Wish
 from inference_server.tasks.record import Holder, Phase, Priority, Problem, Status, new_uid
 from inference_server.tasks.store import Store
 
@@ -192,3 +192,43 @@ def test_a_log_tells_the_life_of_a_task(claims: Claims, store: Store) -> None:
         ("info", "A worker started."),
         ("info", "Finished."),
     ]
+
+
+WISH = Wish(("default",), HOLDER, LEASE_S)
+RESULT = {"blob": "0" * 32, "size_bytes": 1, "report": {}, "device_s": 1.0}
+
+
+def test_with_a_result_the_task_that_is_next_by_then_is_claimed(claims: Claims, store: Store) -> None:
+    first, second = added(store), added(store)
+    claim = claimed(claims)
+    ended, following = claims.finish_and_claim(claim, WISH, **RESULT)
+    assert ended
+    assert following is not None
+    assert store.get(first.uid).status is Status.FINISHED
+    assert following.task == store.get(second.uid)
+    assert (following.holder, following.task.status) == (HOLDER, Status.RUNNING)
+    assert claims.renew(following, LEASE_S)
+    assert claims.finish_and_claim(following, WISH, **RESULT) == (True, None)  # nothing waits any more
+
+
+def test_a_result_whose_use_was_charged_decides_who_is_next(claims: Claims, store: Store) -> None:
+    added(store, token="a")
+    claim = claimed(claims)
+    added(store, token="a")
+    modest = added(store, token="b")
+    following = claims.finish_and_claim(claim, WISH, **{**RESULT, "device_s": 100.0})[1]
+    assert following is not None
+    assert following.task.uid == modest.uid
+
+
+def test_where_a_result_is_not_wanted_any_more_the_next_task_is_claimed_all_the_same(
+    claims: Claims, store: Store
+) -> None:
+    cancelled, other = added(store), added(store)
+    claim = claimed(claims)
+    store.cancel(cancelled.uid)
+    ended, following = claims.finish_and_claim(claim, WISH, **RESULT)
+    assert not ended
+    assert following is not None
+    assert following.task.uid == other.uid
+    assert store.get(cancelled.uid).status is Status.CANCELLED

@@ -80,8 +80,13 @@ def _refuses_strangers(settings: Settings, folder: Path) -> None:
 def _takes_turns(settings: Settings) -> None:
     turns, queue = _turns(settings), settings.queue_names[0]
     assert turns.ready(queue) == 0
+    assert not turns.take([queue])  # also where there is no such queue yet
     assert turns.send(queue)
     assert turns.ready(queue) == 1
+    assert turns.take(["another", queue])
+    assert turns.ready(queue) == 0
+    assert not turns.take([queue])
+    assert turns.send(queue)  # the connection is still good
 
 
 def test_a_worker_takes_its_turns_from_rabbitmq(rabbit: RabbitMQ, tmp_path: Path) -> None:

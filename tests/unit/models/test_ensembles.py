@@ -224,6 +224,42 @@ def test_members_that_prepare_alike_share_one_preparation(tmp_path: Path, monkey
     assert {name: pytest.approx(said, abs=1e-6) for name, said in members.items()} == expected
 
 
+def test_light_members_that_prepare_alike_share_the_device_and_hold_it_once(tmp_path: Path) -> None:
+    write_quarters(tmp_path / "a")
+    write_quarters(tmp_path / "b")
+    write_ensemble(tmp_path / "all", "a", "b")
+    registry = Registry([tmp_path])
+    engine = Engine(registry)
+    phases: list[str] = []
+
+    @contextmanager
+    def share() -> Iterator[None]:
+        phases.append("share")
+        yield
+        phases.append("free")
+
+    case = Case({"image": Volume(quarter_picture()[None], Geometry((1, 8, 16)))})
+    first = engine.run(registry.get("all"), case)  # loads them, and asks them one after the other
+    second = engine.run(registry.get("all"), case, Hooks(phase=phases.append, share=share))
+    assert phases == ["share", "preparing", "predicting", "free", "restoring"]
+    assert second.members == first.members
+    assert second.classifications == first.classifications
+    assert second.report.notes == first.report.notes
+    assert engine.warmth().hits == {"a": 1, "b": 1}
+
+
+def test_light_members_are_not_asked_once_the_task_is_cancelled(tmp_path: Path) -> None:
+    write_quarters(tmp_path / "a")
+    write_quarters(tmp_path / "b")
+    write_ensemble(tmp_path / "all", "a", "b")
+    registry = Registry([tmp_path])
+    engine = Engine(registry)
+    case = Case({"image": Volume(quarter_picture()[None], Geometry((1, 8, 16)))})
+    engine.run(registry.get("all"), case)
+    with pytest.raises(Cancelled):
+        engine.run(registry.get("all"), case, Hooks(cancelled=lambda: True))
+
+
 def test_members_are_asked_as_themselves(tmp_path: Path) -> None:
     """Warm from the second case on, with the device for each alone, and one progress for all."""
     Bundle(state=line(*SHARP)).write(tmp_path / "a")

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,21 @@ from inference_server.models.case import Case, Report, Result, Segmentation
 from inference_server.models.hooks import Hooks
 from inference_server.models.manifest import LabelName, Manifest
 from inference_server.models.registry import Model
+from inference_server.models.warmth import Warmth
 from inference_server.settings import Settings
-from inference_server.tasks import room
+from inference_server.tasks import children, room
 from inference_server.tasks.blobs import LocalBlobs
-from inference_server.tasks.claims import Claims
+from inference_server.tasks.children import Child
+from inference_server.tasks.claims import Claims, Wish
 from inference_server.tasks.database import Database
+from inference_server.tasks.queue import CeleryTurns
 from inference_server.tasks.record import Claim, NewTask, Problem, Status, Task, new_uid
 from inference_server.tasks.result_zip import Content, read_result, write_result
 from inference_server.tasks.runner import Runner
 from inference_server.tasks.store import Store
+
+WISH = (("default",), HOLDER, 60.0)
+"""Queues, holder and lease of a claim."""
 
 Compute = Callable[[Case, Hooks], Result]
 
@@ -83,6 +90,9 @@ class Engine:
     def run(self, model: Model, case: Case, hooks: Hooks) -> Result:
         return self.compute(case, hooks)
 
+    def warmth(self) -> Warmth:
+        return Warmth()
+
     def load(self, model: Model, hooks: Hooks) -> None:
         if model.id in self.broken:
             raise ModelLoadError
@@ -97,13 +107,15 @@ class Bench:
         self.store, self.claims, self.engine = Store(database), Claims(database), Engine()
         self.blobs = LocalBlobs(folder / "blobs")
 
-    def claim(self, members: Mapping[str, Any] | None = None, **changes: Any) -> Claim:
+    def queue(self, members: Mapping[str, Any] | None = None, **changes: Any) -> str:
         key = self.blobs.put(zipped(self.blobs.stage(), members or {"tmp_0000.nii.gz": image()}))
         given = {"model": "m", "version": "1.0.0", "case_blob": key, **changes}
-        self.store.add(
-            NewTask(uid=new_uid(), digest="d1", queue="default", dialect="native", case_size_bytes=1, **given)
-        )
-        claim = self.claims.claim(["default"], HOLDER, 60.0)
+        new = NewTask(uid=new_uid(), digest="d1", queue="default", dialect="native", case_size_bytes=1, **given)
+        return self.store.add(new)[0].uid
+
+    def claim(self, members: Mapping[str, Any] | None = None, **changes: Any) -> Claim:
+        self.queue(members, **changes)
+        claim = self.claims.claim(*WISH)
         assert claim is not None
         return claim
 
@@ -350,3 +362,82 @@ def test_a_device_that_fails_while_models_are_loaded_ends_the_process(bench: Ben
     bench.engine.load = load  # type: ignore[method-assign]
     Runner(bench.settings, bench.claims, bench.blobs, bench.engine, end=lambda: ended.append(True)).preload()
     assert ended == [True]
+
+
+def test_with_the_commit_of_a_result_the_next_task_is_claimed_if_it_is_wished(bench: Bench) -> None:
+    first = bench.claim()
+    bench.queue()
+    runner = Runner(bench.settings, bench.claims, bench.blobs, bench.engine)
+    assert runner.run(first) is None
+    second = bench.claims.claim(*WISH)
+    assert second is not None
+    third, asked = bench.queue(), []
+    following = runner.run(second, lambda: asked.append(bench.store.get(second.task.uid).status) or Wish(*WISH))
+    assert asked == [Status.RUNNING]
+    assert following is not None
+    assert following.task == bench.store.get(third)
+
+
+def test_a_task_that_fails_asks_for_no_other(bench: Bench) -> None:
+    bench.engine.compute = raising(ValueError())
+    claim, waiting = bench.claim(), bench.queue()
+    runner = Runner(bench.settings, bench.claims, bench.blobs, bench.engine)
+    assert runner.run(claim, lambda: pytest.fail("it was asked")) is None
+    assert bench.store.get(waiting).status is Status.QUEUED
+
+
+class Turns(CeleryTurns):
+    """So many turns wait at the broker."""
+
+    def __init__(self, waiting: int) -> None:
+        self.waiting = waiting
+
+    def take(self, queues: Sequence[str]) -> bool:
+        assert list(queues) == ["default"]
+        self.waiting -= 1
+        return self.waiting >= 0
+
+
+@pytest.fixture
+def sigterm() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def row(bench: Bench, turns: Turns) -> list[Status]:
+    """Have a child take a turn where five tasks wait, and return what became of them."""
+    child = Child(bench.settings, "w", lambda _: bench.engine, lambda *_: None)
+    child._claims, child._turns = bench.claims, turns
+    child._runner = Runner(bench.settings, bench.claims, bench.blobs, bench.engine)
+    uids = [bench.queue() for _ in range(5)]
+    child.take_turn()
+    return [bench.store.get(uid).status for uid in uids]
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_a_child_without_a_further_turn_runs_one_task(bench: Bench) -> None:
+    done, waits = Status.FINISHED, Status.QUEUED
+    assert row(bench, Turns(0)) == [done, waits, waits, waits, waits]
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_a_child_takes_a_turn_for_each_further_task(bench: Bench) -> None:
+    done, waits, turns = Status.FINISHED, Status.QUEUED, Turns(2)
+    assert row(bench, turns) == [done, done, done, waits, waits]
+    assert turns.waiting == -1  # asked for once more
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_turns_too_many_end_a_row(bench: Bench) -> None:
+    turns = Turns(50)
+    assert row(bench, turns) == [Status.FINISHED] * 5
+    assert turns.waiting == 45
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_a_child_does_not_go_on_after_long_tasks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "ROW_S", -1.0)
+    turns = Turns(50)
+    assert row(bench, turns) == [Status.FINISHED, *[Status.QUEUED] * 4]
+    assert turns.waiting == 50
