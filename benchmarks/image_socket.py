@@ -27,7 +27,7 @@ EACH = 10
 PREDICTIONS = CONNECTIONS * EACH
 ROUNDS = 7
 NOISE = 1.0
-"""Deviation of the grey values; with it a JPEG takes 30 kB, as one of a chest X-ray of this size does (median 31 kB)."""
+"""Deviation of the grey values; with it the JPEG takes 30 kB, as those of chest X-rays of this size do."""
 
 
 def measure() -> list[Figure]:
