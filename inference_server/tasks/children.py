@@ -108,7 +108,9 @@ class Child:
             self._tell_of_models(self._runner)
 
     def _has_next_turn(self, until: float) -> bool:
-        return time.monotonic() < until and self._turns is not None and self._turns.take(self._settings.queue_names)
+        if self._turns is None or time.monotonic() > until or os.getppid() != self._parent:  # which would end this, too
+            return False
+        return self._turns.take(self._settings.queue_names)
 
     def _tell_of_models(self, runner: Runner) -> None:
         for told in self._warm_news.since_last(runner.warmth()):

@@ -31,6 +31,11 @@ class Alone:
         """Where the API listens."""
         return self._own["api"].announced
 
+    @property
+    def worker_pids(self) -> set[int]:
+        """Process ids of the workers."""
+        return {part.pid for name, part in self._own.items() if name.endswith("worker") and part.pid is not None}
+
     def start(self) -> None:
         """Start everything and wait until it is up."""
         self.start_redis()

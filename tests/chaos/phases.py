@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -133,7 +133,7 @@ def _strike(run: Run, hit: Hit) -> None:
 
 def _lose_worker(run: Run, alone: Alone, records: Records) -> Hit:
     while True:
-        held = run.generator.choice(_running(records))
+        held = run.generator.choice(_running(records, of=alone.worker_pids))
         struck_at = time.monotonic()
         alone.kill_worker(held.worker_pid)
         lasted_s = recovery(records, held, struck_at)
@@ -155,9 +155,10 @@ def _lose_redis(alone: Alone, load: Load, records: Records, outage_s: float) -> 
     return Hit("redis_lost_alone", running, f"{outage_s:.0f} s, empty afterwards; {accepted} accepted meanwhile")
 
 
-def _running(records: Records) -> list[Held]:
+def _running(records: Records, *, of: Collection[int] | None = None) -> list[Held]:
+    """Return the tasks that run, of some workers: those that a dead one still holds are left out."""
     deadline = time.monotonic() + STALL_S
-    while not (running := records.running()):
+    while not (running := [held for held in records.running() if of is None or held.worker_pid in of]):
         if time.monotonic() > deadline:
             raise TimeoutError("no task runs")
         time.sleep(0.01)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -405,9 +406,10 @@ def sigterm() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-def row(bench: Bench, turns: Turns) -> list[Status]:
+def row(bench: Bench, turns: Turns, *, parent: int | None = None) -> list[Status]:
     """Have a child take a turn where five tasks wait, and return what became of them."""
     child = Child(bench.settings, "w", lambda _: bench.engine, lambda *_: None)
+    child._parent = parent or os.getppid()
     child._claims, child._turns = bench.claims, turns
     child._runner = Runner(bench.settings, bench.claims, bench.blobs, bench.engine)
     uids = [bench.queue() for _ in range(5)]
@@ -433,6 +435,13 @@ def test_turns_too_many_end_a_row(bench: Bench) -> None:
     turns = Turns(50)
     assert row(bench, turns) == [Status.FINISHED] * 5
     assert turns.waiting == 45
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_a_child_whose_parent_is_gone_claims_nothing_more(bench: Bench) -> None:
+    turns = Turns(50)
+    assert row(bench, turns, parent=os.getpid()) == [Status.FINISHED, *[Status.QUEUED] * 4]
+    assert turns.waiting == 50
 
 
 @pytest.mark.usefixtures("sigterm")
