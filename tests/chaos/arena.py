@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,9 +84,9 @@ class Arena:
             time.sleep(POLL_S)
         return []
 
-    def victim(self) -> Held | None:
-        """Wait for a moment and return one of the tasks that run, if any."""
-        running = self.moment()
+    def victim(self, *, of: Collection[str] = ()) -> Held | None:
+        """Wait for a moment and return one of the tasks that run, if any; where models are named, of one of these."""
+        running = [held for held in self.moment() if not of or held.model in of]
         return self.random.choice(running) if running else None
 
 

@@ -11,6 +11,7 @@ import psutil
 
 from chaos.arena import Arena, Hit, recovery
 from chaos.records import Held
+from chaos.repository import STEADY
 from chaos.site import send
 from inference_server.stack.redis import running_url
 
@@ -32,11 +33,12 @@ def on_worker(kind: str, number: signal.Signals) -> Strike:
 def child_told_to_stop(arena: Arena) -> Hit:
     """Send SIGTERM to the worker child of a running task, which goes on: to stop is its worker's decision.
 
-    It strikes until a task was really running when the signal was there, and follows that one to its end.
+    It strikes until a task was really running when the signal was there, and follows that one to its end. One that ends
+    its process by itself would tell nothing.
     """
     for _ in range(TRIES):
-        if (held := arena.victim()) is None:
-            break
+        if (held := arena.victim(of=STEADY)) is None:
+            continue
         send(held.pid, signal.SIGTERM)
         if not arena.records.holds(held):
             continue

@@ -24,6 +24,7 @@ class Held:
     """A running task and who holds it."""
 
     uid: str
+    model: str
     token: str
     worker: str
     pid: int
@@ -56,7 +57,9 @@ class Life:
         return self.status in ("finished", "failed", "cancelled")
 
 
-_HELD = (tasks.c.uid, tasks.c.claim_token, tasks.c.holder_worker, tasks.c.holder_pid, tasks.c.attempts)
+_HELD = (
+    tasks.c.uid, tasks.c.model, tasks.c.claim_token, tasks.c.holder_worker, tasks.c.holder_pid, tasks.c.attempts,
+)  # fmt: skip
 _LIFE = ("uid", "model", "status", "attempts", "created_at", "ended_at")
 _PROBLEM = (tasks.c.problem_code, tasks.c.problem_message)
 _STARTED = "A worker started."
