@@ -23,9 +23,10 @@ ENSEMBLE, CODE = "chest-xray-ensemble", "ENSE"
 ZOO = Path(inference_server.models.__file__).parent / "zoo"
 SIDE = 512
 CONNECTIONS = 8
-EACH = 10
+EACH = 50
+"""Predictions of a connection in a round; in a short one its two ends, where not all are busy, would count."""
 PREDICTIONS = CONNECTIONS * EACH
-ROUNDS = 7
+ROUNDS = 6
 NOISE = 1.0
 """Deviation of the grey values; with it the JPEG takes 30 kB, as those of chest X-rays of this size do."""
 
@@ -43,12 +44,14 @@ def measure() -> list[Figure]:
             alone = statistics.median(timed(lambda: _predict_some(port, image, 1)) for _ in range(EACH))
             # Bare passes before and after each round, so that a machine that changes its pace is noticed.
             bare = [_bare_s(image)]
-            plain, served = [], []
+            plain, served = [_bare_s(image, tuned=False)], []
             for _ in range(ROUNDS):
                 served.append(timed(lambda: _predict_all(port, image)) / PREDICTIONS)
                 plain.append(_bare_s(image, tuned=False))
                 bare.append(_bare_s(image))
     before, ours, untuned = (statistics.median(times) for times in (bare, served, plain))
+    # Each round by itself, between the passes before and after it: the machine's pace changes from one to the next.
+    pairs = [(plain[number] + plain[number + 1]) / 2 / time_s for number, time_s in enumerate(served)]
     name = f"{CODE}, JPEG of {SIDE}×{SIDE}"
     return [
         Figure(f"{name}: a prediction alone, with connecting and sending (median)", 1000 * alone, "ms"),
@@ -57,7 +60,9 @@ def measure() -> list[Figure]:
         Figure(f"{name}: bare forward passes, slowest / fastest round", max(bare) / min(bare), "×"),
         Figure(f"{name}: through the server, {CONNECTIONS} connections", 1 / ours, "/s"),
         Figure(f"{name}: server / bare, as a worker computes them", before / ours, "×"),
-        at_least(f"{name}: server / bare, torch as it comes", untuned / ours, 0.8, "×"),
+        Figure(f"{name}: server / bare, torch as it comes, lowest of {ROUNDS} rounds", min(pairs), "×"),
+        Figure(f"{name}: server / bare, torch as it comes, highest", max(pairs), "×"),
+        at_least(f"{name}: server / bare, torch as it comes (median)", statistics.median(pairs), 0.8, "×"),
     ]
 
 
