@@ -28,6 +28,10 @@ class WarmCache:
             self._hits[model.id] += 1
         return runtime
 
+    def peek(self, model: Model) -> Runtime | None:
+        """Return a model's loaded runtime for a look at it, which counts as no use."""
+        return self._runtimes.get(_key(model))
+
     def put(self, model: Model, runtime: Runtime) -> bool:
         """Keep a runtime; returns whether others went for it: earlier ones of its model, or those over the budget."""
         self._loads[model.id] += 1

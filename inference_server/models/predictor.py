@@ -108,10 +108,11 @@ class Predictor:
         Returns:
             What each gave; nothing where a model is not warm, or not of this kind.
         """
-        runtimes = [runtime for model in models if (runtime := self._warm.get(model))]
+        runtimes = [runtime for model in models if (runtime := self._warm.peek(model))]
         ways = {runtime.preparation if runtime.light else None for runtime in runtimes}
         if len(runtimes) < len(models) or len(ways) > 1 or None in ways:
             return []
+        runtimes = [self.ready(model, course) for model in models]
         hooks = course.hooks
         with self._shared(hooks):
             with course.phase("preparing"):

@@ -21,8 +21,6 @@ QUERY_POLL_S = 0.02
 """Elsewhere the tasks themselves are asked for."""
 REST = 3.0
 """Rest after a look at the records, as a multiple of its time, which grows with the number of those who wait."""
-VAIN_LIMIT = 3
-"""By how many periods the rest becomes longer after looks that found nothing: others commit, too."""
 PAUSE_S = 1.0
 """Rest after an error of the database."""
 
@@ -107,14 +105,13 @@ class Watcher:
         with database.commit_counter() as counter:
             period_s = SQLITE_POLL_S if database.is_sqlite else QUERY_POLL_S
             seen: int | None = None
-            vain = 0
             while True:
                 is_news, count = self._sleep_until_waited_for(), counter()
                 began = time.monotonic()
                 if is_news or count is None or count != seen:
                     seen = count
-                    vain = 0 if self._wake_changed() else min(vain + 1, VAIN_LIMIT)
-                time.sleep(max((1 + vain) * period_s, REST * (time.monotonic() - began)))
+                    self._wake_changed()
+                time.sleep(max(period_s, REST * (time.monotonic() - began)))
 
     def _sleep_until_waited_for(self) -> bool:
         with self._condition:
@@ -122,12 +119,10 @@ class Watcher:
             is_news, self._is_news = self._is_news, False
             return is_news
 
-    def _wake_changed(self) -> bool:
-        """Wake those for whom something has changed, and return whether there are any."""
+    def _wake_changed(self) -> None:
         with self._condition:
             waiters = list(self._waiters)
         states = self._store.states({waiter.uid for waiter in waiters})
-        due = [waiter for waiter in waiters if waiter.is_due(states.get(waiter.uid))]
-        for waiter in due:
-            waiter.wake()
-        return bool(due)
+        for waiter in waiters:
+            if waiter.is_due(states.get(waiter.uid)):
+                waiter.wake()

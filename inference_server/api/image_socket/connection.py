@@ -73,7 +73,6 @@ class Connection:
         self._state = State.COMMAND
         self._token: str | None = None
         self._caller: Caller | None = None
-        self._code = ""
         self._choice: Choice | None = None
         self._image: ImageFile | None = None
         self._task: Task | None = None
@@ -145,9 +144,7 @@ class Connection:
 
     async def _choose(self) -> Code:
         code = decode_model(await self._wire.exactly(MODEL_BYTES))
-        if code != self._code or self._choice is None:  # one withdrawn meanwhile is found at the prediction
-            self._choice = await self._house.run(self._house.desk.choice, code)
-            self._code = code
+        self._choice = await self._house.run(self._house.desk.choice, code)
         return Code.INVALID_MODEL if self._choice is None else Code.SUCCESS
 
     async def _compare(self) -> Code:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from inference_server.models.combine import RunningMean
 from inference_server.models.engine import Engine
 from inference_server.models.hooks import NO_HOOKS, Hooks
 from inference_server.models.manifest import parse_manifest
-from inference_server.models.registry import Registry
+from inference_server.models.registry import Model, Registry
 from inference_server.models.runtimes import plain
 from inference_server.models.runtimes.plain_prepare import prepare_case
 
@@ -224,40 +224,52 @@ def test_members_that_prepare_alike_share_one_preparation(tmp_path: Path, monkey
     assert {name: pytest.approx(said, abs=1e-6) for name, said in members.items()} == expected
 
 
+def light_pair(folder: Path) -> tuple[Engine, Model, Case]:
+    """Return an engine, an ensemble of two light members that prepare alike, and a case for it."""
+    write_quarters(folder / "a")
+    write_quarters(folder / "b")
+    write_ensemble(folder / "all", "a", "b")
+    registry = Registry([folder])
+    return Engine(registry), registry.get("all"), Case({"image": Volume(quarter_picture()[None], Geometry((1, 8, 16)))})
+
+
+@contextmanager
+def noted(phases: list[str], name: str) -> Iterator[None]:
+    phases.append(name)
+    yield
+    phases.append("free")
+
+
 def test_light_members_that_prepare_alike_share_the_device_and_hold_it_once(tmp_path: Path) -> None:
-    write_quarters(tmp_path / "a")
-    write_quarters(tmp_path / "b")
-    write_ensemble(tmp_path / "all", "a", "b")
-    registry = Registry([tmp_path])
-    engine = Engine(registry)
+    engine, model, case = light_pair(tmp_path)
     phases: list[str] = []
-
-    @contextmanager
-    def share() -> Iterator[None]:
-        phases.append("share")
-        yield
-        phases.append("free")
-
-    case = Case({"image": Volume(quarter_picture()[None], Geometry((1, 8, 16)))})
-    first = engine.run(registry.get("all"), case)  # loads them, and asks them one after the other
-    second = engine.run(registry.get("all"), case, Hooks(phase=phases.append, share=share))
+    first = engine.run(model, case)  # loads them, and asks them one after the other
+    second = engine.run(model, case, Hooks(phase=phases.append, share=lambda: noted(phases, "share")))
     assert phases == ["share", "preparing", "predicting", "free", "restoring"]
     assert second.members == first.members
     assert second.classifications == first.classifications
     assert second.report.notes == first.report.notes
-    assert engine.warmth().hits == {"a": 1, "b": 1}
 
 
 def test_light_members_are_not_asked_once_the_task_is_cancelled(tmp_path: Path) -> None:
+    engine, model, case = light_pair(tmp_path)
+    engine.run(model, case)
+    with pytest.raises(Cancelled):
+        engine.run(model, case, Hooks(cancelled=lambda: True))
+
+
+@pytest.mark.parametrize("prepare", [{}, {"intensity": [{"step": "scale", "low": 0, "high": 200, "to": [0, 1]}]}])
+def test_each_use_of_a_member_counts_once_whether_it_is_asked_alone_or_not(
+    prepare: dict[str, Any], tmp_path: Path
+) -> None:
     write_quarters(tmp_path / "a")
-    write_quarters(tmp_path / "b")
+    write_quarters(tmp_path / "b", **({"prepare": prepare} if prepare else {}))
     write_ensemble(tmp_path / "all", "a", "b")
     registry = Registry([tmp_path])
-    engine = Engine(registry)
-    case = Case({"image": Volume(quarter_picture()[None], Geometry((1, 8, 16)))})
-    engine.run(registry.get("all"), case)
-    with pytest.raises(Cancelled):
-        engine.run(registry.get("all"), case, Hooks(cancelled=lambda: True))
+    engine, case = Engine(registry), Case({"image": Volume(quarter_picture()[None], Geometry((1, 8, 16)))})
+    for _ in range(3):
+        engine.run(registry.get("all"), case)
+    assert (engine.warmth().loads, engine.warmth().hits) == ({"a": 1, "b": 1}, {"a": 2, "b": 2})
 
 
 def test_members_are_asked_as_themselves(tmp_path: Path) -> None:
@@ -270,11 +282,8 @@ def test_members_are_asked_as_themselves(tmp_path: Path) -> None:
     phases: list[str] = []
     done: list[float] = []
 
-    @contextmanager
-    def hold() -> Iterator[None]:
-        phases.append("hold")
-        yield
-        phases.append("free")
+    def hold() -> AbstractContextManager[None]:
+        return noted(phases, "hold")
 
     case = Case({"image": slope_volume(axis_geometry())})
     member = ["preparing", "predicting", "hold", "free", "restoring"]

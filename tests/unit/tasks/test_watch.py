@@ -159,3 +159,17 @@ def test_watching_goes_on_after_an_error_of_the_database(
     timer = _soon(lambda: store.cancel(task.uid))
     assert watcher.wait(task.uid, 1, LONG_S).status is Status.CANCELLED
     timer.join()
+
+
+def test_whoever_waits_for_the_end_alone_is_not_woken_before(watcher: Watcher, store: Store, claims: Claims) -> None:
+    running, deleted = added(store), added(store)
+    ended, gone = threading.Event(), threading.Event()
+    with watcher.noticed(running.uid, ended.set), watcher.noticed(deleted.uid, gone.set):
+        claim = claimed(claims)
+        assert claim.task.uid == running.uid
+        assert not ended.wait(0.3)
+        claims.finish(claim, blob="0" * 32, size_bytes=1, report={}, device_s=0.1)
+        assert ended.wait(LONG_S)
+        assert not gone.is_set()
+        store.delete(deleted.uid)
+        assert gone.wait(LONG_S)
