@@ -33,7 +33,7 @@ def nifti(array: np.ndarray, affine: np.ndarray | None = None, *, big_endian: bo
 
 
 def packed(content: bytes) -> bytes:
-    return gzip.compress(content, 1)
+    return gzip.compress(content, 1, mtime=0)
 
 
 def orientations() -> Iterator[np.ndarray]:

@@ -46,7 +46,7 @@ def patched(offset: int, code: str, *values: float, base: bytes | None = None) -
     """Return a NIfTI file with other values in its header."""
     raw = bytearray(gzip.decompress(base or image()))
     struct.pack_into("<" + code, raw, offset, *values)
-    return gzip.compress(bytes(raw))
+    return gzip.compress(bytes(raw), mtime=0)
 
 
 def with_image(content: bytes) -> bytes:
