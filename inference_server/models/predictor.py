@@ -27,7 +27,7 @@ from inference_server.models.hooks import Hooks
 from inference_server.models.precision import settle
 from inference_server.models.registry import Model
 from inference_server.models.runtimes import make_runtime
-from inference_server.models.runtimes.base import Prediction, Prepared, Runtime
+from inference_server.models.runtimes.base import Prediction, Runtime
 from inference_server.models.trouble import (
     Effort,
     is_broken_device,
@@ -106,26 +106,37 @@ class Predictor:
         """Predict with light models that take the case prepared in one way, holding the device once.
 
         Returns:
-            What each gave; nothing where a model is not warm, or not of this kind.
+            What each gave; nothing where a model is not warm or not of this kind, or the memory does not suffice for
+            all of them: then they are asked one by one.
         """
         runtimes = [runtime for model in models if (runtime := self._warm.peek(model))]
         ways = {runtime.preparation if runtime.light else None for runtime in runtimes}
         if len(runtimes) < len(models) or len(ways) > 1 or None in ways:
             return []
         runtimes = [self.ready(model, course) for model in models]
-        hooks = course.hooks
-        with self._shared(hooks):
+        try:
+            predictions = self._predict_light(runtimes, case, course)
+        except (MemoryError, RuntimeError) as exc:
+            if not is_out_of_memory(exc):
+                raise
+            clear_frames(exc.__traceback__)
+            return []
+        for runtime, prediction in zip(runtimes, predictions, strict=True):
+            _tell(course, runtime, prediction)
+        return list(zip(runtimes, predictions, strict=True))
+
+    def _predict_light(self, runtimes: Sequence[Runtime], case: Case, course: Course) -> list[Prediction]:
+        def predict(runtime: Runtime) -> Prediction:
+            runtime.attend(course.hooks)
+            return runtime.predict(prepared, progress=lambda _: None, cancelled=course.hooks.cancelled)
+
+        with self._shared(course.hooks):
             with course.phase("preparing"):
                 prepared = runtimes[0].prepare(case)
             with course.phase("predicting"):
-                return [(runtime, self._predict_light(runtime, prepared, course)) for runtime in runtimes]
-
-    def _predict_light(self, runtime: Runtime, prepared: Prepared, course: Course) -> Prediction:
-        runtime.attend(course.hooks)
-        prediction = runtime.predict(prepared, progress=lambda _: None, cancelled=course.hooks.cancelled)
-        for note in (*runtime.notes, *prediction.notes):
-            course.note(note)
-        return prediction
+                predictions = [predict(runtime) for runtime in runtimes]
+            self._free_device()
+        return predictions
 
     def warmth(self) -> Warmth:
         """Return what is loaded, and how often that was of use."""
@@ -178,8 +189,7 @@ class Predictor:
         with course.phase("predicting"), self._place(runtime, device, hooks):
             prediction = with_less(predict, efforts, first=Effort(whole=whole), told=told)
             self._free_device()
-        for note in (*runtime.notes, *prediction.notes):
-            course.note(note)
+        _tell(course, runtime, prediction)
         return prediction
 
     def _place(self, runtime: Runtime, device: torch.device, hooks: Hooks) -> AbstractContextManager[object]:
@@ -225,6 +235,11 @@ class Predictor:
     def _free_device(self) -> None:
         if self.device.type == "cuda":  # the device's other users cannot have what torch keeps for itself
             torch.cuda.empty_cache()
+
+
+def _tell(course: Course, runtime: Runtime, prediction: Prediction) -> None:
+    for note in (*runtime.notes, *prediction.notes):
+        course.note(note)
 
 
 _SENTENCES: dict[type[TaskError], str] = {

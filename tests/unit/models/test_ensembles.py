@@ -251,6 +251,26 @@ def test_light_members_that_prepare_alike_share_the_device_and_hold_it_once(tmp_
     assert second.report.notes == first.report.notes
 
 
+def test_light_members_for_which_memory_does_not_suffice_together_are_asked_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, model, case = light_pair(tmp_path)
+    first = engine.run(model, case)
+    member = type(engine.load(model.members[0]))
+    predict, failures = member.predict, [RuntimeError("CUDA out of memory. Tried to allocate 2 MiB."), None]
+
+    def predict_or_fail(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if failures and (failure := failures.pop()):
+            raise failure
+        return predict(self, *args, **kwargs)
+
+    monkeypatch.setattr(member, "predict", predict_or_fail)
+    second = engine.run(model, case)
+    assert not failures, "the second member was to fail"
+    assert second.classifications == first.classifications
+    assert second.report.notes == first.report.notes
+
+
 def test_light_members_are_not_asked_once_the_task_is_cancelled(tmp_path: Path) -> None:
     engine, model, case = light_pair(tmp_path)
     engine.run(model, case)
