@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from free_ports import await_port, free_ports
+from pausing import pause, resume
 
 from inference_server.stack.certificates import Pair
 
@@ -62,10 +62,14 @@ class RabbitMQ:
 
     def pause(self) -> None:
         """Let it hang without closing its connections."""
-        os.killpg(self.process.pid, signal.SIGSTOP)
+        pause(*self._pids())
 
     def resume(self) -> None:
-        os.killpg(self.process.pid, signal.SIGCONT)
+        resume(*self._pids())
+
+    def _pids(self) -> list[int]:
+        begun = psutil.Process(self.process.pid)
+        return [begun.pid, *(child.pid for child in begun.children(recursive=True))]
 
 
 @contextmanager
@@ -96,7 +100,8 @@ def _started(stack: ExitStack, command: list[str], environment: dict[str, str], 
             return
         begun = psutil.Process(process.pid)
         for each in begun.children(recursive=True) or [begun]:  # a parent collects its child, and ends by itself
-            each.kill()
+            with suppress(psutil.NoSuchProcess):  # some end with another
+                each.kill()
         process.wait(STOP_LIMIT_S)
 
     stack.callback(end)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pausing import pause
 
 from inference_server.clients import Client
 from inference_server.stack.launch import LaunchedServer, launched_server
@@ -110,8 +111,7 @@ def test_a_turn_that_goes_with_its_taker_is_sent_again(whole: bool, mended: Laun
     worker = part(mended.pid, "worker")
     assert worker
     children = worker.children()
-    for child in children:
-        child.suspend()  # it takes a turn and claims nothing
+    pause(*(child.pid for child in children))  # they take turns and claim nothing
     with Client(mended.url) as client:
         uids = [client.submit("bright", [box]).uid for _ in range(2)]
         for process in [worker] if whole else children:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
+
+from pausing import pause, resume
 
 from inference_server.stack.redis import find_redis
 
@@ -39,11 +40,11 @@ class Redis:
     def pause(self) -> None:
         """Let it hang without closing its connections."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        pause(self._process.pid)
 
     def resume(self) -> None:
         assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        resume(self._process.pid)
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as client:
