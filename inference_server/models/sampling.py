@@ -109,15 +109,23 @@ def interpolate(source: torch.Tensor, axes: Axes, *, rows: slice = slice(None)) 
 
 
 def resample(source: torch.Tensor, axes: Axes) -> torch.Tensor:
-    """Interpolate linearly along three axes, in slabs that fit a processor's cache.
+    """Interpolate linearly along three axes, in the order in which they lie in memory.
 
     Args:
         source: ``(C, A, B, C)`` floating. Not modified.
         axes: samples along A, B and C.
 
     Returns:
-        ``(C, len(axes[0]), len(axes[1]), len(axes[2]))`` float32.
+        ``(C, len(axes[0]), len(axes[1]), len(axes[2]))`` float32, in the source's order in memory.
     """
+    order = sorted(range(3), key=lambda axis: -source.stride(axis + 1))
+    ordered = source.permute(0, *(axis + 1 for axis in order))
+    sampled = _in_slabs(ordered, (axes[order[0]], axes[order[1]], axes[order[2]]))
+    return sampled.permute(0, *(order.index(axis) + 1 for axis in range(3)))
+
+
+def _in_slabs(source: torch.Tensor, axes: Axes) -> torch.Tensor:
+    """Interpolate in slabs that fit a processor's cache."""
     size = (len(axes[0]), len(axes[1]), len(axes[2]))
     output = torch.empty(len(source), *size)
 

@@ -16,7 +16,7 @@ from monai.transforms import (
     Spacingd,
 )
 
-from inference_server.models.sampling import Axes, Axis, parallel_axes, resample
+from inference_server.models.sampling import Axis, parallel_axes, resample
 
 Step = Callable[[dict[Any, Any]], dict[Any, Any]]
 
@@ -76,16 +76,11 @@ def _is_plain_linear(options: dict[str, Any]) -> bool:
 
 
 def _resampled(image: MetaTensor, affine: torch.Tensor, matrix: np.ndarray, size: list[int]) -> MetaTensor:
-    """Interpolate in the order in which the image lies in memory."""
-    axes = [
+    first, second, last = (
         Axis.at(matrix[axis, axis] * np.arange(count) + matrix[axis, 3], image.shape[axis + 1])
         for axis, count in enumerate(size)
-    ]
-    order = sorted(range(3), key=lambda axis: -image.stride(axis + 1))
-    plain = image.as_tensor().float().permute(0, *(axis + 1 for axis in order))
-    ordered: Axes = (axes[order[0]], axes[order[1]], axes[order[2]])
-    sampled = resample(plain, ordered).permute(0, *(order.index(axis) + 1 for axis in range(3)))
-    resampled = _like(image, sampled)
+    )
+    resampled = _like(image, resample(image.as_tensor().float(), (first, second, last)))
     resampled.affine = torch.as_tensor(affine, dtype=torch.float64)
     return cast(MetaTensor, resampled)
 

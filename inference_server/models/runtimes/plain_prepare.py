@@ -24,7 +24,7 @@ class Image:
     """Channels on one grid.
 
     Attributes:
-        values: ``(C, A, B, C)`` float32.
+        values: ``(C, A, B, C)`` float32, in any order in memory.
         affine: 4 x 4 from an index of A, B and C to LPS millimetres.
     """
 
@@ -87,8 +87,8 @@ def orient(image: Image, codes: str) -> Image:
     for axis in flipped:
         change[:3, 3] += change[:3, axis] * (values.shape[axis + 1] - 1)
         change[:3, axis] *= -1
-    turned = values.flip([axis + 1 for axis in flipped]) if flipped else values  # flipping copies, nothing too
-    return Image(turned.contiguous(), image.affine @ change)
+    turned = values.flip([axis + 1 for axis in flipped]) if flipped else values
+    return Image(turned, image.affine @ change)
 
 
 def respace(image: Image, spacing_mm: Sequence[float]) -> Image:
