@@ -6,6 +6,7 @@ Beside what that dialect has there may be `points.json`, {name: [[x, y, z], …]
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tempfile
@@ -106,7 +107,7 @@ def read_case(path: Path, manifest: Manifest, limits: Settings, *, parameters: M
 
 def write_case(
     path: Path,
-    images: Sequence[Path],
+    images: Sequence[Path | bytes],
     *,
     scaling_factor: ScalingFactor | None = None,
     metas: Sequence[ImageMeta | None] = (),
@@ -118,7 +119,8 @@ def write_case(
 
     Args:
         path: the zip to write.
-        images: in the order of the channels; what format each has is seen from its first bytes.
+        images: files, or their content, in the order of the channels; what format each has is seen from its first
+            bytes.
         scaling_factor: of the contour grid, in (z, y, x).
         metas: what is known of each image beside its header, and wins over it; none at all for no image.
         points: by name, (x, y, z) in LPS millimetres.
@@ -144,10 +146,13 @@ def write_case(
             _add_file(archive, f"{TRANSFORMS}/{name}.{ending}", file)
 
 
-def _add_file(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+def _add_file(archive: zipfile.ZipFile, name: str, file: Path | bytes) -> None:
     member = zipfile.ZipInfo(name)
-    member.file_size = path.stat().st_size
-    with path.open("rb") as source, archive.open(member, "w") as target:
+    if isinstance(file, bytes):
+        archive.writestr(member, file)
+        return
+    member.file_size = file.stat().st_size
+    with file.open("rb") as source, archive.open(member, "w") as target:
         shutil.copyfileobj(source, target, 1024**2)
 
 
@@ -205,8 +210,8 @@ def _read_contour(archive: Archive, contour: ContourFile, files: CaseFiles) -> V
     return Volume(labels.array != 0, files.images[0].geometry.refined(files.scaling_factor))
 
 
-def _ending(image: Path) -> str:
-    with image.open("rb") as file:
+def _ending(image: Path | bytes) -> str:
+    with image.open("rb") if isinstance(image, Path) else io.BytesIO(image) as file:
         head = file.read(132)
     if head[128:] == b"DICM":
         return "dcm"

@@ -105,7 +105,8 @@ class Child:
             return
         while claim is not None:
             claim = self._runner.run(claim, lambda: wish if self._has_next_turn(goes_on_until) else None)
-            self._tell_of_models(self._runner)
+            if claim is None or self._warm_news.is_of_models(self._runner.warmth()):
+                self._tell_of_models(self._runner)
 
     def _has_next_turn(self, until: float) -> bool:
         if self._turns is None or time.monotonic() > until or os.getppid() != self._parent:  # which would end this, too

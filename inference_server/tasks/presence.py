@@ -26,6 +26,10 @@ class WarmNews:
     def __init__(self) -> None:
         self._before = Warmth()
 
+    def is_of_models(self, now: Warmth) -> bool:
+        """Whether other models are loaded than those that were told of: that should be known at once."""
+        return now.models != self._before.models
+
     def since_last(self, now: Warmth) -> Iterator[Told]:
         """Yield what to tell the parent: a verb, a model and a number."""
         before, self._before = self._before, now

@@ -229,12 +229,15 @@ class Tasks:
             ResultGone: its result has been removed.
             InferenceServerError: it failed; the class, code and sentence are those of its problem.
         """
-        task = self.get(uid, caller)
+        return self.give(self.get(uid, caller), caller, wait_s=wait_s)
+
+    def give(self, task: Task, caller: Caller, *, wait_s: float | None = None) -> ResultFile:
+        """Return the result of a task that was just looked at, as `result` does."""
         if not caller.may_fetch(task):
             raise Forbidden("This access token does not allow fetching results of others: 'read-all' does.")
         if task.status is Status.FINISHED and task.result_blob is not None:
-            self.store.note_fetch(uid, caller, wait_s=wait_s)
-            log.info("result fetched", extra={"task": uid, "by": caller.name})
+            self.store.note_fetch(task.uid, caller, wait_s=wait_s)
+            log.info("result fetched", extra={"task": task.uid, "by": caller.name})
             self._traces.fetched(task, time.time())
             return ResultFile(task, task.result_blob, task.result_size_bytes or 0, self.blobs)
         raise without_result(task)

@@ -13,6 +13,7 @@ import pytest
 from image_socket_support import SICK, WELL, Peer, Server, serving, sha256, until, xray
 from pictures import save_picture
 
+from inference_server.api.image_socket.server import IN_MEMORY_BYTES
 from inference_server.tasks.caller import Scope
 from inference_server.tasks.record import Problem, Status
 from inference_server.tasks.tokens import Tokens
@@ -74,7 +75,20 @@ def test_several_files_and_models_on_one_connection(server: Server, peer: Peer, 
     ):
         peer.sends_all(xray(tmp_path, level), code)
         assert predicted(server, peer, classes) == b"0" + letter
-    assert len(server.staged()) == 1
+    assert not server.staged(), "small ones are kept in memory"
+
+
+def test_a_large_file_lies_on_the_disk_until_another_comes(server: Server, peer: Peer, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 600), np.uint8)
+    large = save_picture(tmp_path / "large.png", pixels).read_bytes()
+    assert len(large) > IN_MEMORY_BYTES
+    for _ in range(2):
+        peer.sends_all(large)
+        assert peer.asks(b"HASH") + peer.asks(sha256(large)) == b"00"
+        assert predicted(server, peer) == predicted(server, peer) == b"0P"
+        assert len(server.staged()) == 1
+    peer.sends_all(xray(tmp_path))
+    assert not server.staged()
 
 
 @pytest.mark.parametrize("bye", [b"BYE!", b"BYE?", b"BYE\0", b"BYE\xff"])
@@ -213,7 +227,7 @@ def test_pictures_of_all_formats_reach_the_queue(server: Server, peer: Peer, tmp
 def test_a_connection_lost_within_a_file_leaves_nothing(server: Server, image: bytes) -> None:
     with Peer(server.address) as peer:
         assert peer.hears() == b"?"
-        assert peer.asks(b"FILE") + peer.asks(b"100000zzzz") == b"00"
+        assert peer.asks(b"FILE") + peer.asks(b"1000000zzz") == b"00"
         peer.says(image)
         until(lambda: len(server.staged()) == 1)
     until(lambda: not server.staged())
@@ -354,8 +368,16 @@ def test_a_busy_server(tmp_path: Path, image: bytes) -> None:
 def test_a_full_disk(tmp_path: Path) -> None:
     with serving(tmp_path, disk_low_bytes=2**60) as server, Peer(server.address) as peer:
         peer.hears()
-        assert peer.asks(b"FILE") + peer.asks(b"10zzzzzzzz") == b"02"
+        assert peer.asks(b"FILE") + peer.asks(b"1000000zzz") == b"02"
         assert peer.is_closed()
+
+
+def test_a_full_disk_and_a_small_file(tmp_path: Path) -> None:
+    with serving(tmp_path, disk_low_bytes=2**60) as server, Peer(server.address) as peer:
+        peer.hears()
+        peer.sends_all(xray(tmp_path))
+        assert peer.asks(b"PRED") == b"2"
+        assert not server.staged()
 
 
 def test_limits_on_connections(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ class House:
         follower: waits for tasks.
         run: calls the desk, which blocks.
         file_limit_bytes: largest file.
+        in_memory_bytes: largest file that is kept in memory, where it costs the least.
         patience_s: longest wait for a prediction.
         probes_each: whether every command is asked for with a probe, or the first one only.
     """
@@ -53,6 +54,7 @@ class House:
     follower: Follower
     run: Run
     file_limit_bytes: int
+    in_memory_bytes: int
     patience_s: float
     probes_each: bool = False
 
@@ -129,11 +131,13 @@ class Connection:
         size_bytes = decode_size(await self._wire.exactly(SIZE_BYTES))
         if size_bytes is None or size_bytes > self._house.file_limit_bytes:
             return Code.FAILED
+        if size_bytes <= self._house.in_memory_bytes:
+            self._image = ImageFile(size_bytes)
+            return Code.SUCCESS
         try:
-            path = await self._house.run(self._house.desk.stage, size_bytes)
+            self._image = ImageFile(size_bytes, await self._house.run(self._house.desk.stage, size_bytes))
         except StorageFull as error:
             return code_of(error)
-        self._image = ImageFile(path, size_bytes)
         return Code.SUCCESS
 
     async def _receive(self) -> Code:
@@ -150,7 +154,7 @@ class Connection:
     async def _compare(self) -> Code:
         said = decode_digest(await self._wire.exactly(DIGEST_BYTES))
         assert self._image, "without a file no check sum is asked for"
-        equal = said == await self._house.run(self._house.desk.digest, self._image.path)
+        equal = said == await self._house.run(self._house.desk.digest, self._image.source)
         self._image.compare(equal=equal)
         return Code.SUCCESS if equal else Code.MISMATCH
 
@@ -196,7 +200,7 @@ class Connection:
         """Submit a task, for a client that is still admitted: a token may be revoked at any time. This blocks."""
         desk, self._caller = self._house.desk, None
         self._caller = desk.admit(self._address, self._token)
-        return desk.submit(self._caller, choice, image.path)
+        return desk.submit(self._caller, choice, image.source)
 
     async def _awaited(self, task: Task, choice: Choice) -> bytes | InferenceServerError:
         """Return what a task ended with; one that nobody waits for any more is cancelled."""
@@ -222,7 +226,8 @@ class Connection:
     def _drop_image(self) -> None:
         if self._image:
             self._image.close()
-            self._house.desk.discard(self._image.path)
+            if self._image.path:
+                self._house.desk.discard(self._image.path)
             self._image = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
@@ -95,13 +96,13 @@ class Desk:
         with suppress(StoreUnavailable):  # housekeeping finds it
             self._tasks.discard(image)
 
-    def digest(self, image: Path) -> str:
-        """Return the SHA-256 of an image file."""
-        with image.open("rb") as file:
+    def digest(self, image: Path | bytes) -> str:
+        """Return the SHA-256 of an image file or its content."""
+        with image.open("rb") if isinstance(image, Path) else io.BytesIO(image) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def submit(self, caller: Caller, choice: Choice, image: Path) -> Task:
-        """Submit a task for an image file, which stays.
+    def submit(self, caller: Caller, choice: Choice, image: Path | bytes) -> Task:
+        """Submit a task for an image file, which stays, or for its content.
 
         Raises:
             UnknownModel: the model has been withdrawn.
@@ -127,15 +128,16 @@ class Desk:
             UnknownTask: it was deleted.
             StoreUnavailable: the records cannot be reached.
         """
-        if not self._tasks.get(uid, caller).status.ended:
+        task = self._tasks.get(uid, caller)
+        if not task.status.ended:
             return None
         try:
-            return self._letter(uid, caller, choice)
+            return self._letter(task, caller, choice)
         except InferenceServerError as error:
             return error
 
-    def _letter(self, uid: str, caller: Caller, choice: Choice) -> bytes:
-        result = self._tasks.result(uid, caller)
+    def _letter(self, task: Task, caller: Caller, choice: Choice) -> bytes:
+        result = self._tasks.give(task, caller)
         manifest = self._tasks.models.get(choice.model).manifest
         return letter_of(result.task.report.get("classifications", {}), choice, manifest)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 
@@ -14,20 +15,26 @@ log = logging.getLogger(__name__)
 
 
 class ImageFile:
-    """A staged file that is being received or is complete.
+    """A file that is being received or is complete.
 
     `doubt` is what a prediction is answered in place of a letter: success where nothing speaks against the file.
 
     Args:
-        path: of the staged file.
         size_bytes: as announced.
+        path: of the staged file that holds it; None keeps it in memory.
     """
 
-    def __init__(self, path: Path, size_bytes: int) -> None:
-        self.path = path
+    def __init__(self, size_bytes: int, path: Path | None = None) -> None:
         self.size_bytes = size_bytes
+        self.path = path
         self.doubt = Code.SUCCESS
-        self._stream = path.open("wb", buffering=STEP_BYTES)
+        self._content = io.BytesIO()
+        self._stream = path.open("wb", buffering=STEP_BYTES) if path else self._content
+
+    @property
+    def source(self) -> Path | bytes:
+        """Where a complete file is, or what is in it."""
+        return self.path or self._content.getvalue()
 
     def write(self, piece: bytes) -> None:
         """Add a piece. Once the disk refuses one, the rest is dropped: the protocol has no answer here."""
@@ -40,6 +47,8 @@ class ImageFile:
 
     def close(self) -> None:
         """End the writing; nothing happens the second time."""
+        if self.path is None:
+            return
         try:
             with disk_errors():
                 self._stream.close()

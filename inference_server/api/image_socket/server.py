@@ -34,6 +34,8 @@ DEFAULT_PORT = 50022
 BACKLOG = 1024
 THREADS = 4
 """For what blocks, which takes milliseconds; more of them would only wait for each other."""
+IN_MEMORY_BYTES = 256 * 1024
+"""Largest file that a connection keeps in memory; all connections together, by default, 100 MiB."""
 PAUSE_S = 0.5
 """Rest after a connection could not be accepted."""
 
@@ -106,6 +108,7 @@ class ImageSocket:
             Follower(Watcher(tasks.store), run),
             run,
             file_limit_bytes=settings.image_socket_file_limit_bytes,
+            in_memory_bytes=IN_MEMORY_BYTES,
             patience_s=settings.image_socket_patience_s,
             probes_each=settings.image_socket_probe,
         )

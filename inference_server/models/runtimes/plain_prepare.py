@@ -59,7 +59,8 @@ def prepare_case(case: Case, channels: Sequence[str], declared: Preparation, *, 
     multiple = declared.multiple_of
     a, b, c = (-(-count // multiple) * multiple for count in image.size)
     image = resize(image, (a, b, image.size[2] if flat else c))
-    return Prepared(case, image.values.contiguous(), image.affine)
+    # Networks of two dimensions take rows first, which is how pictures lie in memory.
+    return Prepared(case, image.values if flat else image.values.contiguous(), image.affine)
 
 
 def load(case: Case, channels: Sequence[str]) -> Image:
