@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import uvloop
 from door_support import FakeModels, FakeTurns, Hands, empty_records
 from pictures import save_picture
 
@@ -68,7 +69,7 @@ class Server(Hands):
         self.turns = FakeTurns()
         self.models = FakeModels(*MODELS)
         self.tasks = Tasks(self.settings, self.store, self.blobs, self.turns, self.models, check_case)
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         context = tls_context(self.settings) if self.settings.image_socket_tls else None

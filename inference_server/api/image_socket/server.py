@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import uvloop
+
 from inference_server.api.access import Access
 from inference_server.api.doors import opened_dialects
 from inference_server.api.image_socket.connection import Connection, House
@@ -55,7 +57,7 @@ def run_image_socket(settings: Settings, *, ready: Callable[[str], None] | None 
     allow_files(settings.image_socket_connections)
     context = tls_context(settings) if settings.image_socket_tls else None
     server = ImageSocket(settings, open_image_tasks(settings), context)
-    asyncio.run(_until_stopped(server, ready or (lambda _: None)))
+    uvloop.run(_until_stopped(server, ready or (lambda _: None)))
 
 
 def open_image_tasks(settings: Settings) -> Tasks:

@@ -39,9 +39,10 @@ class Wire:
 
     async def exactly(self, count: int) -> bytes:
         """Return the next so many bytes."""
-        async with asyncio.timeout(self._idle_s):
-            while len(self._ahead) < count:
-                self._ahead += await self._more()
+        if len(self._ahead) < count:
+            async with asyncio.timeout(self._idle_s):
+                while len(self._ahead) < count:
+                    self._ahead += await self._more()
         return self._take(count)
 
     async def copy(self, count: int, write: Callable[[bytes], object]) -> None:
@@ -59,8 +60,9 @@ class Wire:
         """Send bytes."""
         if message:
             self._writer.write(message)
-            async with asyncio.timeout(self._idle_s):
-                await self._writer.drain()
+            if self._writer.transport.get_write_buffer_size():
+                async with asyncio.timeout(self._idle_s):
+                    await self._writer.drain()
 
     async def hung_up(self) -> None:
         """Return once the client is gone; never for one that says more and more meanwhile."""

@@ -103,16 +103,14 @@ class Client:
         self.loop = asyncio.new_event_loop()
         self.heard = bytearray()
         self.reader = asyncio.StreamReader(loop=self.loop)
-        writer: Any = SimpleNamespace(write=self.heard.extend, drain=self._drained)
+        transport = SimpleNamespace(get_write_buffer_size=lambda: 0)
+        writer: Any = SimpleNamespace(write=self.heard.extend, transport=transport)
         wire = Wire(self.reader, writer, idle_s=60, file_s=60)
         follower: Any = FakeFollower()
         limits = {"file_limit_bytes": LIMIT_BYTES, "in_memory_bytes": IN_MEMORY_BYTES}
         house = House(desk, follower, _at_once, **limits, patience_s=60, probes_each=probes_each)
         self.task = self.loop.create_task(Connection(house, wire, "10.0.0.1").converse())
         self.turn()
-
-    async def _drained(self) -> None:
-        pass
 
     def turn(self) -> None:
         """Let the connection do all that it can do."""
