@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads that wait busily would take the cores from the tests beside; read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 settings.register_profile("suite", derandomize=True)
 settings.load_profile("suite")  # the same examples every time; `--hypothesis-profile default` looks for new ones
 

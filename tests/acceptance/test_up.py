@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
-from pausing import pause
+from pausing import pause, resume
 
 from inference_server.clients import Client
 from inference_server.stack.launch import LaunchedServer, launched_server
@@ -106,12 +108,30 @@ def test_a_spare_worker_takes_the_place_of_a_dead_one(mended: LaunchedServer, bo
     assert part(mended.pid, "worker") == ready[0]
 
 
+def pause_idle(pids: list[int], records: Path) -> None:
+    """Let processes hang at a moment when none of them writes into the records: the lock would keep everybody out."""
+    deadline = time.monotonic() + 30
+    while True:
+        pause(*pids)
+        with closing(sqlite3.connect(records, timeout=0.5, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                assert time.monotonic() < deadline, "somebody writes all the time"
+            else:
+                return
+        resume(*pids)
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("whole", [True, False], ids=["worker", "children"])
-def test_a_turn_that_goes_with_its_taker_is_sent_again(whole: bool, mended: LaunchedServer, box: Path) -> None:
+def test_a_turn_that_goes_with_its_taker_is_sent_again(
+    whole: bool, mended: LaunchedServer, folder: Path, box: Path
+) -> None:
     worker = part(mended.pid, "worker")
     assert worker
     children = worker.children()
-    pause(*(child.pid for child in children))  # they take turns and claim nothing
+    pause_idle([child.pid for child in children], folder / "data" / "records.sqlite")  # they claim nothing of a turn
     with Client(mended.url) as client:
         uids = [client.submit("bright", [box]).uid for _ in range(2)]
         for process in [worker] if whole else children:
