@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -20,8 +21,11 @@ FORKED_EATER = (
 
 def _all_bytes() -> int:
     """Return what this process and those that other tests left running take, each shared page once."""
-    own = psutil.Process()
-    return sum(process.memory_full_info().pss for process in [own, *own.children(recursive=True)])
+    own, taken = psutil.Process(), 0
+    for process in [own, *own.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):  # what others left running may end meanwhile
+            taken += process.memory_full_info().pss
+    return taken
 
 
 @pytest.fixture
