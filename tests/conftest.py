@@ -19,7 +19,7 @@ DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """No test is named after bytes: what was packed changes each second, and workers must collect the same."""
+    """No test is named after many bytes: what is packed changes each second, and workers must collect the same."""
     return argname if isinstance(val, bytes) and len(val) > 16 else None
 
 

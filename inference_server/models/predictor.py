@@ -116,7 +116,7 @@ class Predictor:
         runtimes = [self.ready(model, course) for model in models]
         try:
             predictions = self._predict_light(runtimes, case, course)
-        except (MemoryError, RuntimeError) as exc:
+        except (MemoryError, RuntimeError, OutOfMemory) as exc:
             if not is_out_of_memory(exc):
                 raise
             clear_frames(exc.__traceback__)
@@ -134,9 +134,7 @@ class Predictor:
             with course.phase("preparing"):
                 prepared = runtimes[0].prepare(case)
             with course.phase("predicting"):
-                predictions = [predict(runtime) for runtime in runtimes]
-            self._free_device()
-        return predictions
+                return [predict(runtime) for runtime in runtimes]
 
     def warmth(self) -> Warmth:
         """Return what is loaded, and how often that was of use."""
